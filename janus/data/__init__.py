@@ -1,0 +1,1 @@
+"""Structures: reading, checking, packing, graphs and their statistics. Never imports torch."""

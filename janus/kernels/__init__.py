@@ -1,0 +1,1 @@
+"""Fused operators with analytic first and second derivatives, each held to a plain reference."""

@@ -1,0 +1,1 @@
+"""The potentials, written as single-device mathematics."""

@@ -1,0 +1,1 @@
+"""Predicts training: workload, machines, collectives, memory and step time. It runs nothing and never imports torch."""
