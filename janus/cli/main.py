@@ -42,9 +42,7 @@ def _usage_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"{DISTRIBUTION} {__version__} ({_package_path()})"
-    )
+    parser.add_argument("--version", action="version", version=f"{DISTRIBUTION} {__version__} ({_package_path()})")
     listing = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, summary in COMMANDS.items():
         listing.add_parser(name, help=summary, add_help=False)
