@@ -1,0 +1,239 @@
+"""MatRIS (arXiv 2603.02002): invariant potential on the atom graph and its line graph.
+
+``compat`` follows the original to the letter; the default mends its known defects (docs/model.md).
+Legend: N atoms, E directed edges, U pairs, B bonds, P bonded pairs, A angles, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from janus.config import ModelConfig
+from janus.kernels import operators
+from janus.kernels.reference import LAYER_NORM_EPSILON
+from janus.model.basis import ChebyshevAngularBasis, FourierAngularBasis, RadialBasis, envelope
+from janus.model.batch import GraphBatch
+from janus.model.geometry import Geometry
+from janus.model.layers import EnergyHead, FeedForward, GatedMLP, Incidence, MagneticMomentHead, SeparableAttention
+
+BlockRunner = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Who is joined to whom, for every block: the atom graph (rows are edges) and the line graph (rows are angles)."""
+
+    batch: GraphBatch
+    edges: Incidence
+    angles: Incidence
+    angle_centre: Tensor
+
+    @classmethod
+    def of(cls, batch: GraphBatch) -> Graphs:
+        return cls(
+            batch=batch,
+            edges=Incidence(batch.centre, batch.neighbour, batch.pair_of_edge, batch.num_atoms),
+            angles=Incidence(batch.first_pair, batch.second_pair, None, batch.num_bonded_pairs),
+            angle_centre=batch.centre[batch.bond_edge[batch.angle_first]],
+        )
+
+
+class EdgeEmbedding(nn.Module):
+    """Radial basis -> Linear -> Linear -> LayerNorm -> SiLU(Linear), per pair (both directions are equal)."""
+
+    def __init__(self, num_radial: int, width: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(num_radial, width, bias=False)
+        self.mix = nn.Linear(width, width, bias=False)
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.last = nn.Linear(width, width, bias=False)
+
+    def forward(self, basis: Tensor) -> Tensor:
+        """basis [U, num_radial] -> [U,C]."""
+        rows = self.norm(basis @ (self.mix.weight @ self.expand.weight).T)
+        return operators.gathered_silu([self.last(rows)], [None])
+
+
+class AngleEmbedding(nn.Module):
+    """Angular basis -> Linear -> SiLU(Linear). The two products follow each other, so they are one matrix."""
+
+    def __init__(self, num_angular: int, width: int, compat: bool) -> None:
+        super().__init__()
+        self.basis = (FourierAngularBasis if compat else ChebyshevAngularBasis)(num_angular)
+        self.expand = nn.Linear(num_angular, width, bias=False)
+        self.last = nn.Linear(width, width, bias=False)
+
+    def forward(self, cosine: Tensor) -> Tensor:
+        """cosine [A] -> [A,C]."""
+        basis = self.basis(cosine)
+        return operators.gathered_silu([basis @ (self.last.weight @ self.expand.weight).T], [None])
+
+
+class LineRefinement(nn.Module):
+    """Bonds gather gated messages of their angles; angles are updated by the same messages."""
+
+    def __init__(self, num_radial: int, width: int, updates_angles: bool) -> None:
+        super().__init__()
+        self.mlp = GatedMLP(4, width)
+        self.smooth = nn.Linear(num_radial, width, bias=False)
+        self.bond_update = FeedForward(width)
+        self.bond_residual = nn.Parameter(torch.ones(width))
+        if updates_angles:
+            self.angle_update = FeedForward(width)
+            self.angle_residual = nn.Parameter(torch.ones(width))
+        self.updates_angles = updates_angles
+
+    def forward(
+        self, graphs: Graphs, atoms: Tensor, edges: Tensor, angles: Tensor, bond_basis: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """atoms [N,C], edges [U,C], angles [A,C], bond_basis [P,n] -> new edges and angles."""
+        incidence, batch = graphs.angles, graphs.batch
+        scale = self.smooth(bond_basis)
+        bonds = operators.gathered(edges, batch.bonded_pair)
+        messages = self.mlp(
+            [angles, atoms, bonds, bonds],
+            [None, graphs.angle_centre, incidence.target, incidence.source],
+        )
+        # the target's own factor is the same for all of its angles: it is taken out of the sum
+        total = scale * operators.weighted_segment_sum(
+            messages, scale, incidence.source, incidence.target, incidence.num_nodes
+        )
+        update = operators.segment_sum(self.bond_update(total), batch.bonded_pair, batch.num_pairs)
+        edges = update + self.bond_residual * edges
+        if self.updates_angles:
+            angles = self.angle_update(messages) + self.angle_residual * angles
+        return edges, angles
+
+
+class AtomRefinement(nn.Module):
+    """Atoms gather gated messages of their edges; edges are updated by the same messages."""
+
+    def __init__(self, num_radial: int, width: int, updates_edges: bool) -> None:
+        super().__init__()
+        self.mlp = GatedMLP(3, width)
+        self.smooth = nn.Linear(num_radial, width, bias=False)
+        self.atom_update = FeedForward(width)
+        self.atom_residual = nn.Parameter(torch.ones(width))
+        if updates_edges:
+            self.edge_update = FeedForward(width)
+            self.edge_residual = nn.Parameter(torch.ones(width))
+        self.updates_edges = updates_edges
+
+    def forward(self, graphs: Graphs, atoms: Tensor, edges: Tensor, edge_basis: Tensor) -> tuple[Tensor, Tensor]:
+        """atoms [N,C], edges [U,C], edge_basis [U,n] -> new atoms and edges."""
+        incidence = graphs.edges
+        messages = self.mlp([edges, atoms, atoms], [incidence.row_table, incidence.target, incidence.source])
+        total = operators.weighted_segment_sum(
+            messages, self.smooth(edge_basis), incidence.row_table, incidence.target, incidence.num_nodes
+        )
+        atoms = self.atom_update(total) + self.atom_residual * atoms
+        if self.updates_edges:
+            hidden = mean_of_directions(self.edge_update.hidden(messages), graphs.batch)
+            edges = self.edge_update.outer(hidden) + self.edge_residual * edges
+        return atoms, edges
+
+
+def mean_of_directions(rows: Tensor, batch: GraphBatch) -> Tensor:
+    """Mean of the two directed edges of each pair: [E,C] -> [U,C]."""
+    return operators.segment_sum(rows, batch.pair_of_edge, batch.num_pairs) * 0.5
+
+
+class MatrisBlock(nn.Module):
+    """Line attention, atom attention, line refinement, atom refinement."""
+
+    def __init__(self, config: ModelConfig, is_last: bool) -> None:
+        super().__init__()
+        updates_rows = config.compat or not is_last  # what nothing reads is left out
+        self.line_attention = SeparableAttention(config.width, config.compat)
+        self.atom_attention = SeparableAttention(config.width, config.compat)
+        self.line_refinement = LineRefinement(config.num_radial, config.width, updates_rows)
+        self.atom_refinement = AtomRefinement(config.num_radial, config.width, updates_rows)
+
+    def forward(
+        self,
+        graphs: Graphs,
+        atoms: Tensor,
+        edges: Tensor,
+        angles: Tensor,
+        edge_basis: Tensor,
+        bond_basis: Tensor,
+        edge_envelope: Tensor,
+        angle_envelope: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """atoms [N,C], edges [U,C], angles [A,C] -> the same, updated.
+
+        edge_basis [U,n], bond_basis [P,n]: radial bases; edge_envelope [E], angle_envelope [A]: smooth weights.
+        """
+        batch, attention = graphs.batch, self.line_attention
+        bonds = operators.gathered(edges, batch.bonded_pair)
+        values, messages = attention(angles, bonds, graphs.angles, angle_envelope)
+        angles = values + attention.row_residual * angles
+        # pairs beyond the line cutoff are nodes of the line graph too, with nothing to hear
+        messages = operators.segment_sum(messages, batch.bonded_pair, batch.num_pairs)
+        edges = attention.updated_nodes(edges, messages)
+
+        attention = self.atom_attention
+        values, messages = attention(edges, atoms, graphs.edges, edge_envelope)
+        edges = mean_of_directions(values, batch) + attention.row_residual * edges
+        atoms = attention.updated_nodes(atoms, messages)
+
+        edges, angles = self.line_refinement(graphs, atoms, edges, angles, bond_basis)
+        atoms, edges = self.atom_refinement(graphs, atoms, edges, edge_basis)
+        return atoms, edges, angles
+
+
+class Matris(nn.Module):
+    """Energy of each atom from distances and angles."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.atom_table = nn.Embedding(config.num_elements, width)
+        self.atom_last = nn.Linear(width, width, bias=False)
+        self.edge_basis = RadialBasis(config.num_radial, config.cutoff_angstrom)
+        self.bond_basis = RadialBasis(config.num_radial, config.line_cutoff_angstrom)
+        self.edge_embedding = EdgeEmbedding(config.num_radial, width)
+        self.angle_embedding = AngleEmbedding(config.num_angular, width, config.compat)
+        last = config.num_blocks - 1
+        self.blocks = nn.ModuleList(MatrisBlock(config, index == last) for index in range(config.num_blocks))
+        self.readout_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.energy_head = EnergyHead(width)
+        if config.compat:
+            self.magnetic_moment_head = MagneticMomentHead(width)
+            # the original counts its fixed reference energies among the parameters
+            self.reference_energies = nn.Parameter(torch.zeros(config.num_elements), requires_grad=False)
+        else:
+            self.register_buffer("reference_energies", torch.zeros(config.num_elements, dtype=torch.float64))
+
+    def atom_features(self, batch: GraphBatch, geometry: Geometry, run_block: BlockRunner) -> Tensor:
+        """Normalised features of each atom after the last block -> [N,C]."""
+        graphs = Graphs.of(batch)
+        bond_distance = geometry.distance[batch.bonded_pair]
+        bond_envelope = envelope(bond_distance / self.config.line_cutoff_angstrom)
+        edge_basis, bond_basis = self.edge_basis(geometry.distance), self.bond_basis(bond_distance)
+        weights = (
+            envelope(geometry.distance / self.config.cutoff_angstrom)[batch.pair_of_edge],
+            bond_envelope[batch.first_pair] * bond_envelope[batch.second_pair],
+        )
+        atoms = functional.silu(self.atom_last(self.atom_table(batch.numbers - 1)))
+        features = (atoms, self.edge_embedding(edge_basis), self.angle_embedding(geometry.cosine))
+        for block in self.blocks:
+            features = run_block(block, partial(block, graphs), *features, edge_basis, bond_basis, *weights)
+        return self.readout_norm(features[0])
+
+    def atom_energies(self, atoms: Tensor) -> Tensor:
+        """Energy of each atom from its features [N,C], without its reference energy -> [N] eV."""
+        return self.energy_head(atoms)
+
+    def set_reference_energies(self, by_atomic_number: Tensor) -> None:
+        """Set the fixed energy per element from a table indexed by atomic number, eV [at least num_elements + 1]."""
+        values = torch.as_tensor(by_atomic_number, dtype=torch.float64)[1 : self.config.num_elements + 1]
+        with torch.no_grad():
+            self.reference_energies.copy_(values)
