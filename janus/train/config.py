@@ -124,7 +124,9 @@ class ScheduleConfig:
 class RunConfig:
     """How long and how. steps or epochs: one of them (neither: 100 steps).
 
-    recompute: second-order activation checkpointing. threads: per rank; 0: the host's cores shared among its ranks.
+    device auto: a GPU per rank where there are GPUs. threads: per rank; 0: the host's cores shared among its ranks.
+    hang_timeout_s: longest wait in one collective before the ranks that did not come are named and the run stops.
+    recompute: second-order activation checkpointing.
     tf32: TF32 matrix products on GPUs that have them. checkpoint_every, validate_every: in steps; 0: never
     (a checkpoint is still written at the end). keep: newest checkpoints kept, beside the best one.
     """
@@ -134,14 +136,16 @@ class RunConfig:
     dtype: Literal["float32", "float64"] = "float32"
     tf32: bool = False
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
+    hang_timeout_s: float = 1800.0
     recompute: bool = False
     checkpoint_every: int = 100
     validate_every: int = 0
     keep: int = 2
 
     def __post_init__(self) -> None:
-        require_positive(self, "keep")
+        require_positive(self, "keep", "hang_timeout_s")
         if self.steps is not None and self.epochs is not None:
             raise UserError(f"run.steps {self.steps} and run.epochs {self.epochs} are both set: keep one of them")
         for name in ("steps", "epochs"):

@@ -1,0 +1,136 @@
+"""How the processes of one job find each other: launcher, ranks and the key-value store they share.
+
+It does not own collectives (``communication.py``) nor the watch over failures (``watchdog.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from torch.distributed import TCPStore, rendezvous
+
+from janus.errors import UserError
+
+STORE_TIMEOUT = timedelta(seconds=300)
+# Variable that marks a rank started by an MPI launcher -> variable with the number of ranks (None: not published).
+# Hydra (MPICH, Intel MPI), Open MPI, PALS (HPE Cray).
+MPI_LAUNCHERS = {"MPI_LOCALRANKID": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE", "PALS_RANKID": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One process of a job. local_rank of local_size: among the ranks on this host. store: None for one process."""
+
+    launcher: str
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    store: Any = None
+
+
+SINGLE = Place(launcher="single", rank=0, world_size=1, local_rank=0, local_size=1)
+
+
+def find_launcher(environment: Mapping[str, str]) -> str:
+    """Who started this process: ``torchrun``, ``mpiexec``, ``srun`` or ``single``.
+
+    SLURM_PROCID alone does not mean srun: a batch script has it too, only a step has SLURM_STEP_NUM_TASKS.
+    """
+    if all(name in environment for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")):
+        return "torchrun"
+    if any(name in environment for name in MPI_LAUNCHERS):
+        return "mpiexec"
+    if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
+        return "srun"
+    return "single"
+
+
+def find_place(environment: Mapping[str, str] = os.environ) -> Place:
+    """The place of this process in its job, store connected. Raises UserError when the launch is inconsistent."""
+    launcher = find_launcher(environment)
+    if launcher == "torchrun":
+        return _place_by_torchrun(environment)
+    if launcher == "mpiexec":
+        return _place_by_mpi(environment)
+    if launcher == "srun":
+        return _place_by_slurm(environment)
+    return SINGLE
+
+
+def _place_by_torchrun(environment: Mapping[str, str]) -> Place:
+    world_size = int(environment["WORLD_SIZE"])
+    store = next(rendezvous("env://", timeout=STORE_TIMEOUT))[0] if world_size > 1 else None
+    return Place(
+        launcher="torchrun", rank=int(environment["RANK"]), world_size=world_size,
+        local_rank=int(environment["LOCAL_RANK"]), local_size=int(environment.get("LOCAL_WORLD_SIZE", world_size)),
+        store=store,
+    )  # fmt: skip
+
+
+def _place_by_mpi(environment: Mapping[str, str]) -> Place:
+    """Ranks from MPI; rank 0 opens the store on a free port and broadcasts its address.
+
+    MPI is finalised at once: torch carries the traffic, and a later failure is then ours to report.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"an MPI launcher started this rank but mpi4py cannot load MPI ({error}): install one"
+        ) from None
+    world = MPI.COMM_WORLD
+    for size_name in (name for marker, name in MPI_LAUNCHERS.items() if name and marker in environment):
+        started = int(environment.get(size_name, world.size))
+        if started != world.size:
+            raise UserError(
+                f"the launcher started {started} ranks but mpi4py sees {world.size}: "
+                "use the mpiexec of the MPI library that mpi4py loads (the one beside this Python)"
+            )
+    local = world.Split_type(MPI.COMM_TYPE_SHARED)
+    rank, size, local_rank, local_size = world.rank, world.size, local.rank, local.size
+    store = None
+    if size > 1:
+        address = None
+        if rank == 0:
+            host = "127.0.0.1" if local_size == size else socket.gethostname()
+            store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
+            address = (host, store.port)
+        host, port = world.bcast(address, root=0)
+        if rank != 0:
+            store = TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
+    MPI.Finalize()
+    return Place(
+        launcher="mpiexec", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size, store=store
+    )
+
+
+def first_host(nodelist: str) -> str:
+    """First host of a Slurm node list: ``node[007-009,12],other`` gives ``node007``."""
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\]([^,\[]*))?", nodelist)
+    if match is None:
+        raise UserError(f"SLURM_STEP_NODELIST is {nodelist!r}: it names no host")
+    prefix, number, suffix = match.groups()
+    return prefix + (number or "") + (suffix or "")
+
+
+def _place_by_slurm(environment: Mapping[str, str]) -> Place:
+    """Ranks from srun's variables; the port from MASTER_PORT or, so that two steps differ, from job and step."""
+    rank, size = int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
+    local_rank = int(environment.get("SLURM_LOCALID", 0))
+    per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", str(size))
+    counts = [int(n) for n, repeat in re.findall(r"(\d+)(?:\(x(\d+)\))?", per_node) for _ in range(int(repeat or 1))]
+    local_size = counts[int(environment.get("SLURM_NODEID", 0))]
+    store = None
+    if size > 1:
+        job, step = int(environment.get("SLURM_JOB_ID", 0)), int(environment.get("SLURM_STEP_ID", 0))
+        host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
+        port = int(environment.get("MASTER_PORT", 20000 + (job * 31 + step) % 12000))  # below the ephemeral ports
+        store = TCPStore(host, port, is_master=rank == 0, wait_for_workers=False, timeout=STORE_TIMEOUT)
+    return Place(launcher="srun", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size, store=store)
