@@ -32,8 +32,9 @@ def pack_longest_first(work: np.ndarray, num_bins: int) -> list[list[int]]:
     """Share items out so that bins carry nearly equal work: each item, heaviest first, goes to the lightest bin.
 
     Arguments: work [S], any unit, >= 0; num_bins >= 1. Of equally light bins the one with fewest items, then the
-    lowest number, gets the item. Returns num_bins lists of ascending item indices; a list is empty only if S < num_bins.
-    Source: R. L. Graham, SIAM J. Appl. Math. 17 (1969) 416: the heaviest bin is at most 4/3 - 1/(3 num_bins) of optimal.
+    lowest number, gets the item. Returns num_bins lists of ascending item indices, empty ones only if S < num_bins.
+    Source: R. L. Graham, SIAM J. Appl. Math. 17 (1969) 416: the heaviest bin is at most 4/3 - 1/(3 num_bins) times
+    the optimal one.
     """
     if num_bins < 1:
         raise UserError(f"num_bins is {num_bins}: it must be at least 1")
@@ -52,7 +53,7 @@ def split_by_cap(work: np.ndarray, cap: float) -> list[list[int]]:
 
     Arguments: work [S], any unit, >= 0; cap > 0 in the same unit. Items go, heaviest first, into the first
     micro-batch with room (first-fit decreasing: at most 11/9 of the optimal number plus 6/9, Dosa 2007).
-    Returns lists of ascending item indices, heaviest micro-batch content first; no list is empty.
+    Returns lists of ascending item indices, none of them empty.
     """
     if not cap > 0:
         raise UserError(f"the work cap is {cap}: it must be above 0")
@@ -80,7 +81,8 @@ def packing_efficiency(work: np.ndarray, bins: list[list[int]]) -> float:
 def step_balance(work: np.ndarray, num_ranks: int, structures_per_rank: int, *, seed: int = 0) -> dict[str, float]:
     """Efficiency over one shuffled epoch of longest-first packing and of a fixed number of structures per rank.
 
-    Every global step holds num_ranks * structures_per_rank structures (the last one what is left over) and lasts as long as its heaviest rank.
+    Every global step holds num_ranks * structures_per_rank structures (the last one what is left over) and lasts as
+    long as its heaviest rank.
     Returns {"longest_first": 0..1, "fixed_count": 0..1, "num_steps": n}: sum of mean over sum of maximal work.
     """
     if num_ranks < 1 or structures_per_rank < 1:
