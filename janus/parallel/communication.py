@@ -133,13 +133,31 @@ def _pick_device(choice: DeviceChoice, place: Place) -> torch.device:
     return torch.device("cuda", index)
 
 
+def _agreed_device(choice: DeviceChoice, place: Place) -> torch.device:
+    """_pick_device on every rank; a mistake on one is raised on all, before any collective could wait for it."""
+    if place.world_size == 1:
+        return _pick_device(choice, place)
+    mistake, device = "", torch.device("cpu")
+    try:
+        device = _pick_device(choice, place)
+    except UserError as error:
+        mistake = str(error)
+        place.store.set("janus_mistake", mistake)
+    if place.store.add("janus_arrived", 1) == place.world_size:
+        place.store.set("janus_all_arrived", "yes")
+    place.store.wait(["janus_all_arrived"])
+    if place.store.check(["janus_mistake"]):
+        raise UserError(place.store.get("janus_mistake").decode())
+    return device
+
+
 def connect(*, device: DeviceChoice = "auto", timeout_s: float = 1800.0) -> Communicator:
     """Join the job that mpiexec, srun or torchrun started, or be a job of one process.
 
     timeout_s: longest wait of one collective. Raises UserError for an inconsistent launch or missing GPUs.
     """
     place = find_place()
-    chosen = _pick_device(device, place)
+    chosen = _agreed_device(device, place)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if place.world_size == 1:

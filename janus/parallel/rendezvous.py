@@ -16,11 +16,9 @@ from typing import Any
 from torch.distributed import TCPStore, rendezvous
 
 from janus.errors import UserError
+from janus.parallel.launcher import MPI_LAUNCHERS, find_launcher
 
 STORE_TIMEOUT = timedelta(seconds=300)
-# Variable that marks a rank started by an MPI launcher -> variable with the number of ranks (None: not published).
-# Hydra (MPICH, Intel MPI), Open MPI, PALS (HPE Cray).
-MPI_LAUNCHERS = {"MPI_LOCALRANKID": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE", "PALS_RANKID": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +34,6 @@ class Place:
 
 
 SINGLE = Place(launcher="single", rank=0, world_size=1, local_rank=0, local_size=1)
-
-
-def find_launcher(environment: Mapping[str, str]) -> str:
-    """Who started this process: ``torchrun``, ``mpiexec``, ``srun`` or ``single``.
-
-    SLURM_PROCID alone does not mean srun: a batch script has it too, only a step has SLURM_STEP_NUM_TASKS.
-    """
-    if all(name in environment for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")):
-        return "torchrun"
-    if any(name in environment for name in MPI_LAUNCHERS):
-        return "mpiexec"
-    if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
-        return "srun"
-    return "single"
 
 
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
