@@ -67,7 +67,7 @@ class Watchdog:
             message = f"{self._name(self._communicator.rank)}: {sentence}; all ranks stop"
             self._declare(message)
             time.sleep(2 * BEAT_S)  # the others see it and end on their own before a launcher kills them
-        self._exit(message)
+        self._exit(message, speak=self._communicator.rank == 0)
 
     def wait_for_verdict(self, symptom: str) -> None:
         """A collective broke, so some other rank has most likely failed: let the watch name it. Never returns."""
@@ -97,14 +97,19 @@ class Watchdog:
             try:
                 self._beat()
                 if self._store.check(["failed"]):
-                    self._exit(self._store.get("failed").decode())
+                    self._exit(self._store.get("failed").decode(), speak=self._communicator.rank == 0)
                 verdict = self._examine()
             except RuntimeError as error:
                 if self._stopping.is_set():
                     return
                 verdict = f"{self._name(0)} is lost, and the store of the job with it ({str(error).splitlines()[0]})"
             if verdict is not None:
-                self._exit(self._declare(f"{verdict}; all ranks stop"))
+                # rank 0 watches everybody and speaks; where it is lost itself, a few others do
+                self._exit(self._declare(f"{verdict}; all ranks stop"), speak=self._speaks_for_rank_0())
+
+    def _speaks_for_rank_0(self) -> bool:
+        """Rank 0, rank 1 and the first rank of each host: enough voices when rank 0 is gone, not thousands."""
+        return self._communicator.rank <= 1 or self._communicator.local_rank == 0
 
     def _examine(self) -> str | None:
         """What is wrong with the ranks this one looks at, or None."""
@@ -130,20 +135,15 @@ class Watchdog:
         names = ", ".join(self._name(rank) for rank in missing[:8]) or "no rank in particular"
         return f"{names} did not come to collective {furthest:.0f} in which others waited {longest_s:.0f} s"
 
-    def _exit(self, message: str) -> None:
-        """Print (the first of rank 0 and the reporter), leave marks, end this process at once with code 1."""
+    def _exit(self, message: str, *, speak: bool) -> None:
+        """Leave marks, print where this rank speaks for all, end this process at once with code 1."""
         with self._exiting:  # never released: the main thread and the watch may both get here
-            if self._communicator.rank == 0 or not self._printed_by_rank_0():
-                print(f"janus {self._command}: {message}", file=sys.stderr, flush=True)
-            if self.on_failure is not None:
-                self.on_failure(message)
-            if self.before_exit is not None:
-                self.before_exit()
-            os._exit(1)
-
-    def _printed_by_rank_0(self) -> bool:
-        """Whether rank 0 lives to print the message; every rank prints when the store went with it."""
-        try:
-            return bool(self._store.check(["failed"]))
-        except RuntimeError:
-            return False
+            try:
+                if speak:
+                    print(f"janus {self._command}: {message}", file=sys.stderr, flush=True)
+                if self.on_failure is not None:
+                    self.on_failure(message)
+                if self.before_exit is not None:
+                    self.before_exit()
+            finally:
+                os._exit(1)
