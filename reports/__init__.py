@@ -1,1 +1,1 @@
-"""Figures, tables and pages made from records. It measures nothing and never imports torch."""
+"""Figures, tables and pages from records, and the honesty rules. It measures nothing and predicts nothing."""

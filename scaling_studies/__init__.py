@@ -1,1 +1,1 @@
-"""Scaling campaigns: studies, cells, attempts, records and statistics. It draws nothing and never imports torch."""
+"""Scaling studies: declarations, cells, attempts, executors, records, statistics. It does not draw."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import vesin
 
 from janus.data.structure import Structure
 
@@ -50,6 +49,8 @@ def build_graph(structure: Structure, cutoff_angstrom: float, line_cutoff_angstr
 
     Isolated atoms, missing cells and mixed boundary conditions give fewer (or no) edges, never an error.
     """
+    import vesin  # here, because it imports torch where torch is installed
+
     calculator = vesin.NeighborList(cutoff=cutoff_angstrom, full_list=True)
     centre, neighbour, image, distance = calculator.compute(
         points=structure.positions, box=structure.cell, periodic=structure.pbc, quantities="ijSd"
@@ -88,6 +89,8 @@ class GraphCounts:
 
 def count_graph(structure: Structure, cutoff_angstrom: float, line_cutoff_angstrom: float) -> GraphCounts:
     """The counts that ``build_graph`` would give, faster and in less memory: angles are never listed."""
+    import vesin  # here, because it imports torch where torch is installed
+
     calculator = vesin.NeighborList(cutoff=cutoff_angstrom, full_list=True)
     centre, distance = calculator.compute(
         points=structure.positions, box=structure.cell, periodic=structure.pbc, quantities="id"

@@ -1,0 +1,211 @@
+"""Records arranged as studies and points: measured beside predicted, with the ratios of each point.
+
+It owns this arrangement and the rules of what may be shown; it does not own the statistics and ratios themselves
+(``scaling_studies``) nor drawing (``figures``) or wording (``page``).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from janus.errors import UserError
+from scaling_studies import ratios
+from scaling_studies.records import DONE, MEASURED, PREDICTED, Peak, Record
+from scaling_studies.statistics import Summary, job_step_s, summarize
+
+PHASE_ORDER = ("data", "FE", "FF", "BF_BE", "sync", "optimizer", "other")
+PHASE_NAMES = {
+    "data": "data", "FE": "FE, energy forward", "FF": "FF, forces", "BF_BE": "BF + BE, double backward",
+    "sync": "gradient sync, waiting", "optimizer": "optimizer", "other": "outside any phase",
+}  # fmt: skip
+MERGED_PHASES = {"BF": "BF_BE", "BE": "BF_BE", "BF+BE": "BF_BE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Percent of a peak, or None with the reason it is not given."""
+
+    percent: float | None
+    peak: Peak | None
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One cell: its good measured jobs, every attempt that did not count, and its prediction if there is one."""
+
+    study: str
+    mode: str
+    ranks: int
+    base_ranks: int
+    cell_id: str
+    jobs: tuple[Record, ...]
+    excluded: tuple[Record, ...]
+    prediction: Record | None
+    repeats_planned: int
+
+    @property
+    def any_record(self) -> Record:
+        """A record to read the cell's constants from."""
+        return next(record for record in (*self.jobs, self.prediction, *self.excluded) if record is not None)
+
+    @property
+    def model(self) -> str:
+        return self.any_record.model
+
+    @property
+    def oversubscribed(self) -> bool:
+        return any(record.oversubscribed for record in (*self.jobs, *self.excluded))
+
+    @property
+    def job_values_s(self) -> tuple[float, ...]:
+        """Median step time of each job [s]."""
+        return tuple(job_step_s(job.step_s) for job in self.jobs)
+
+    @property
+    def measured(self) -> Summary | None:
+        return summarize(self.job_values_s) if self.jobs else None
+
+    @property
+    def predicted_s(self) -> float | None:
+        """Predicted step time [s], None where the prediction failed or is missing."""
+        good = self.prediction is not None and self.prediction.state == DONE
+        return job_step_s(self.prediction.step_s) if good and self.prediction is not None else None
+
+    @property
+    def error(self) -> float | None:
+        """(predicted - measured) / measured."""
+        if self.predicted_s is None or self.measured is None:
+            return None
+        return ratios.signed_error(self.predicted_s, self.measured.median)
+
+    def share_measured(self) -> Share:
+        """Percent of peak of the measured median, from model FLOPs."""
+        return _share(self.jobs[0], self.measured.median) if self.jobs and self.measured else _no_share("not measured")
+
+    def share_predicted(self) -> Share:
+        if self.prediction is None or self.predicted_s is None:
+            return _no_share("not predicted")
+        return _share(self.prediction, self.predicted_s)
+
+    def phases_measured(self) -> dict[str, float]:
+        """Phase -> seconds of a typical step, median over jobs of the job's median; remainder as "other"."""
+        return _phases(self.jobs, self.measured.median) if self.measured else {}
+
+    def phases_predicted(self) -> dict[str, float]:
+        if self.prediction is None or self.predicted_s is None:
+            return {}
+        return _phases([self.prediction], self.predicted_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyView:
+    """The points of one study in order of ranks."""
+
+    name: str
+    mode: str
+    question: str
+    base_ranks: int
+    points: tuple[Point, ...]
+
+    @property
+    def is_measured(self) -> bool:
+        """False for a study that was only predicted."""
+        return any(point.jobs or point.excluded for point in self.points)
+
+    @property
+    def base(self) -> Point | None:
+        return next((point for point in self.points if point.ranks == self.base_ranks), None)
+
+    def efficiency_measured(self, point: Point, step_s: float | None = None) -> float | None:
+        """Efficiency of a measured step time (default: the point's median) against the base point's median."""
+        if self.base is None or self.base.measured is None or point.measured is None:
+            return None
+        own_s = point.measured.median if step_s is None else step_s
+        return ratios.efficiency(self.mode, self.base.measured.median, self.base_ranks, own_s, point.ranks)
+
+    def efficiency_predicted(self, point: Point) -> float | None:
+        if self.base is None or self.base.predicted_s is None or point.predicted_s is None:
+            return None
+        return ratios.efficiency(self.mode, self.base.predicted_s, self.base_ranks, point.predicted_s, point.ranks)
+
+
+def arrange(records: Sequence[Record]) -> tuple[StudyView, ...]:
+    """Studies in order of first appearance, measured ones first. Raises UserError when points are ambiguous."""
+    views = []
+    for name in dict.fromkeys(record.study for record in records):
+        own = [record for record in records if record.study == name]
+        for field in ("mode", "base_ranks"):
+            if len({getattr(record, field) for record in own}) > 1:
+                raise UserError(f"records of study {name} disagree on {field}: keep changed studies in another folder")
+        points = tuple(sorted(_points(own), key=lambda point: point.ranks))
+        if len({point.ranks for point in points}) < len(points):
+            raise UserError(f"study {name} has two cells of the same ranks: keep each study in a folder")
+        views.append(
+            StudyView(
+                name=name, mode=own[0].mode, question=own[0].question, base_ranks=own[0].base_ranks, points=points
+            )
+        )
+    return tuple(sorted(views, key=lambda view: (not view.is_measured, view.mode != "weak")))
+
+
+def _points(records: Sequence[Record]) -> list[Point]:
+    points = []
+    for cell_id in dict.fromkeys(record.cell_id for record in records):
+        own = [record for record in records if record.cell_id == cell_id]
+        attempts = [record for record in own if record.source == MEASURED]
+        predictions = [record for record in own if record.source == PREDICTED]
+        points.append(
+            Point(
+                study=own[0].study, mode=own[0].mode, ranks=own[0].ranks, base_ranks=own[0].base_ranks, cell_id=cell_id,
+                jobs=tuple(record for record in attempts if record.state == DONE),
+                excluded=tuple(record for record in attempts if record.state != DONE),
+                prediction=predictions[-1] if predictions else None,
+                repeats_planned=max(record.repeats_planned for record in own),
+            )
+        )  # fmt: skip
+    return points
+
+
+def _no_share(note: str) -> Share:
+    return Share(percent=None, peak=None, note=note)
+
+
+def _share(record: Record, step_s: float) -> Share:
+    """Percent of peak, or the reason there is none. A value above 100 % is withheld and says so."""
+    if record.peak is None:
+        return _no_share("peak not known")
+    if record.model_flops is None:
+        return _no_share("FLOPs not known")
+    try:
+        percent = ratios.percent_of_peak(record.model_flops, step_s, record.peak)
+    except UserError as error:
+        return Share(percent=None, peak=record.peak, note=f"withheld: {error}")
+    return Share(percent=percent, peak=record.peak, note="")
+
+
+def _phases(records: Sequence[Record], step_s: float) -> dict[str, float]:
+    """Typical seconds of each phase over several records of one cell; what no phase claims is "other"."""
+    per_record = []
+    for record in records:
+        merged: dict[str, float] = {}
+        for phase, values in record.phase_s.items():
+            name = MERGED_PHASES.get(phase, phase)
+            name = name if name in PHASE_ORDER else "other"
+            merged[name] = merged.get(name, 0.0) + statistics.median(values)
+        per_record.append(merged)
+    if not any(per_record):
+        return {}
+    names = [name for name in PHASE_ORDER if any(name in entry for entry in per_record)]
+    typical = {name: statistics.median(entry.get(name, 0.0) for entry in per_record) for name in names}
+    rest = step_s - sum(typical.values())
+    if rest > 0:
+        typical["other"] = typical.get("other", 0.0) + rest
+    return typical
+
+
+def paired(views: Sequence[StudyView], keep: Callable[[Point], bool] = lambda point: True) -> list[Point]:
+    """All points that are both measured and predicted, filtered."""
+    return [point for view in views for point in view.points if point.error is not None and keep(point)]

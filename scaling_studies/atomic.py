@@ -1,0 +1,33 @@
+"""Writing a file so that a reader sees the old content or the new, never half of one. It does not own formats."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from janus.errors import UserError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` through a temporary file in the same folder, fsync and rename.
+
+    On any failure the old file stays as it was and the temporary file is removed. Raises UserError when the
+    operating system refuses (disk full, no permission).
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): free space or choose another folder") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

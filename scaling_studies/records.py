@@ -1,0 +1,202 @@
+"""The one record schema, for measured and predicted results alike, and its files.
+
+It owns what a record says and how it is written and read; it does not own how one is obtained (``local``,
+``predicted``) nor what is computed from several (``statistics``, ``ratios``).
+
+One JSON file per attempt, written atomically, schema version inside. A file that cannot be read back is refused by
+name and leaves the others readable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from janus.errors import UserError
+from scaling_studies.atomic import write_atomically
+
+SCHEMA = "janus.record/1"
+MEASURED, PREDICTED = "measured", "predicted"
+SOURCES = (MEASURED, PREDICTED)
+MODES = ("weak", "strong")
+DONE, FAILED, TIMEOUT, INVALID = "DONE", "FAILED", "TIMEOUT", "INVALID"
+STATES = (DONE, FAILED, TIMEOUT, INVALID)
+RECORD_FOLDER = "records"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCounts:
+    """What one rank processes in one step. edges: directed, pair cutoff; bonds: directed, line cutoff."""
+
+    structures: int
+    atoms: int
+    edges: int
+    bonds: int
+    angles: int
+
+    @property
+    def work(self) -> int:
+        """Edges plus angles, the measure by which batches are packed."""
+        return self.edges + self.angles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """The ceiling a percentage refers to: of all the devices the cell may use together, never of one by default."""
+
+    flops_per_s: float
+    name: str
+    dtype: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One attempt at one cell, or the prediction for one cell.
+
+    cell_id: short hash of the resolved cell; attempt: 1, 2, ... (0 for a prediction); repeat: 0-based repeat served.
+    method: how the numbers came about ("janus train", "perfmodel, analytic").
+    step_s: every step time after warm-up [s], raw; warm_up_step_s: those before, kept and not used.
+    phase_s: phase -> one value per step of step_s [s], mean over ranks; the rest of the step is outside any phase.
+    model_flops, executed_flops: per step over all ranks; the second includes recomputation. None when not known.
+    peak: None when not known; shown as "n/a", never guessed.
+    memory_bytes: largest peak of any rank. state DONE or one of FAILED, TIMEOUT, INVALID with ``reason``.
+    facts: free key -> value pairs about this record for people (assumptions, counts of devices, ...).
+    """
+
+    source: str
+    method: str
+    study: str
+    question: str
+    mode: str
+    cell_id: str
+    repeats_planned: int
+    ranks: int
+    base_ranks: int
+    model: str
+    dtype: str
+    machine: str
+    layout: dict[str, Any]
+    state: str = DONE
+    reason: str = ""
+    attempt: int = 0
+    repeat: int = 0
+    counts_per_rank: tuple[RankCounts, ...] = ()
+    warm_up_step_s: tuple[float, ...] = ()
+    step_s: tuple[float, ...] = ()
+    phase_s: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    start_up_s: float | None = None
+    wall_s: float | None = None
+    model_flops: float | None = None
+    executed_flops: float | None = None
+    peak: Peak | None = None
+    memory_bytes: int | None = None
+    oversubscribed: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("source", SOURCES), ("mode", MODES), ("state", STATES), ("schema", (SCHEMA,))):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UserError(f"record field {name} is {value!r}: it must be one of {', '.join(allowed)}")
+        if self.ranks < 1 or self.base_ranks < 1:
+            raise UserError(f"record has ranks {self.ranks} and base_ranks {self.base_ranks}: both must be 1 or more")
+        if self.state == DONE and not self.step_s:
+            raise UserError(f"record of cell {self.cell_id} is DONE without a step time: mark it FAILED with a reason")
+        if self.state != DONE and not self.reason:
+            raise UserError(f"record of cell {self.cell_id} is {self.state} without a reason: give one")
+        if any(not step_s > 0 for step_s in self.step_s):
+            raise UserError(f"record of cell {self.cell_id} has a step time that is not above 0 s: refuse the attempt")
+        for phase, values in self.phase_s.items():
+            if len(values) != len(self.step_s):
+                raise UserError(
+                    f"record of cell {self.cell_id} has {len(values)} times of phase {phase} for {len(self.step_s)} "
+                    "steps: the two must be equal"
+                )
+
+    @property
+    def file_name(self) -> str:
+        """Unique per cell and attempt, readable in a listing."""
+        tail = f"attempt{self.attempt:02d}" if self.source == MEASURED else "predicted"
+        return f"{self.study}-ranks{self.ranks:05d}-{self.cell_id}-{tail}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordFolder:
+    """What a folder held: records in a stable order, and the files that were refused with the reason of each."""
+
+    records: tuple[Record, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+def cell_hash(resolved: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the canonical JSON of a resolved cell."""
+    text = json.dumps(resolved, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def to_json(record: Record) -> str:
+    """The record as JSON text; NaN and infinity are refused because JSON has none."""
+    return json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Record:
+    """The record written by ``to_json``. Raises UserError when truncated, of a foreign schema or with wrong fields."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"not a complete JSON document ({error})") from None
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise UserError(f"schema is {found!r}, this program reads {SCHEMA!r}")
+    known = {entry.name for entry in dataclasses.fields(Record)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"unknown fields {', '.join(unknown)}")
+    try:
+        values["counts_per_rank"] = tuple(RankCounts(**counts) for counts in values.get("counts_per_rank", ()))
+        values["peak"] = Peak(**values["peak"]) if values.get("peak") else None
+        for name in ("step_s", "warm_up_step_s"):
+            values[name] = tuple(float(entry) for entry in values.get(name, ()))
+        phases = values.get("phase_s", {})
+        values["phase_s"] = {phase: tuple(float(entry) for entry in times) for phase, times in phases.items()}
+        return Record(**values)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"a field is missing or of the wrong type ({error})") from None
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write one record into ``folder``. A measured attempt is never overwritten (UserError); a prediction may be."""
+    path = folder / record.file_name
+    if record.source == MEASURED and path.exists():
+        raise UserError(f"{path} exists: attempts are never overwritten, use the next attempt number")
+    write_atomically(path, to_json(record))
+    return path
+
+
+def read_folder(folder: Path) -> RecordFolder:
+    """All records of a folder, sorted by name; unreadable files are listed, not dropped. A missing folder is empty."""
+    records: list[Record] = []
+    refused: list[tuple[str, str]] = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(from_json(path.read_text(encoding="utf-8")))
+        except UserError as error:
+            refused.append((path.name, str(error)))
+        except (OSError, UnicodeDecodeError) as error:
+            refused.append((path.name, f"cannot be read ({error})"))
+    return RecordFolder(records=tuple(records), refused=tuple(refused))
+
+
+def measured(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.source == MEASURED]
+
+
+def predicted(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.source == PREDICTED]
