@@ -27,7 +27,7 @@ from typing import Literal
 
 PHASES = ("FE", "FF", "BF", "BE")
 
-RowKind = Literal["structures", "atoms", "edges", "edge_pairs", "bonds", "bond_pairs", "angles"]
+RowKind = Literal["once", "structures", "atoms", "edges", "edge_pairs", "bonds", "bond_pairs", "angles"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class Counts:
         return self.edges + self.angles
 
     def rows(self, kind: RowKind) -> float:
-        """Rows of a product: a count, or half of one for features kept once per undirected pair."""
+        """Rows of a product: a count, half of one for features kept once per undirected pair, 1 for "once"."""
+        if kind == "once":
+            return 1.0
         if kind == "edge_pairs":
             return self.edges / 2
         if kind == "bond_pairs":
@@ -78,6 +80,8 @@ class Product:
     learned: the input depends on parameters or positions, so the backward computes its gradient.
     cotangent_learned: the force pass's incoming gradient depends on parameters or positions.
     reaches_loss: False for dead results, which cost their forward only.
+    leaves_block: the result leaves its block linearly, so that block's force pass does not depend on it (this saves
+    something under recompute only).
     activations: the second factor is an activation too, as in attention.
     """
 
@@ -90,6 +94,7 @@ class Product:
     learned: bool = True
     cotangent_learned: bool = True
     reaches_loss: bool = True
+    leaves_block: bool = False
     activations: bool = False
 
     def forward_flops(self, counts: Counts) -> float:

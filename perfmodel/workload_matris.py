@@ -1,9 +1,13 @@
 """Matrix products and parameters of MatRIS (``family = "matris"``): formulas of the model configuration.
 
-It describes janus/model; tests hold it to the real model (parameters exactly, FLOPs to torch's counter).
-d width, N atoms, E directed edges, P = E/2 edge pairs, B directed bonds, A angles.
-Source of the architecture: arXiv 2603.02002 and facts of the released code; the products are split, so a Linear on
-a concatenation [edge, target, source] is one product per edge and one per node for each of target and source.
+It describes janus/model/matris.py; tests hold it to the real model (parameters exactly, FLOPs to torch's counter).
+d width, N atoms, E directed edges, U = E/2 pairs, P = bonds/2 bonded pairs, A angles.
+Source of the architecture: arXiv 2603.02002 and its released code (docs/model.md). A Linear on a concatenation of
+gathered features is split: its products run once per line of each table, not once per row.
+
+Subtleties held by the tests: the atoms' features do not depend on positions before the first atom attention, so
+their products vanish from the force pass; the energy head's last gradient is a constant; in the last block the
+updates of angles and edges are read by nothing (absent by default, forward only in ``compat`` models).
 """
 
 from __future__ import annotations
@@ -11,68 +15,129 @@ from __future__ import annotations
 from janus.config import ModelConfig
 from perfmodel.products import Product, RowKind
 
-ENERGY_HEAD_HIDDEN = (256, 128, 128)  # facts: found by matching the published parameter total
-MAGMOM_HEAD_HIDDEN = (256,)
-
 
 def products(model: ModelConfig) -> list[Product]:
     """Every matrix product of one energy forward."""
-    width = model.width
-    result = [
-        Product(part="embedding", rows="edges", inputs=model.num_radial, outputs=width),
-        Product(part="embedding", rows="edges", inputs=width, outputs=width),
-        Product(part="embedding", rows="edges", inputs=width, outputs=width),
-        Product(part="embedding", rows="angles", inputs=model.num_angular, outputs=width),
-        Product(part="embedding", rows="angles", inputs=width, outputs=width),
-        Product(part="embedding", rows="atoms", inputs=width, outputs=width, moves=False),
-    ]
+    result = _embedding(model)
     for block in range(model.num_blocks):
-        part = f"block {block}"
-        result += _attention(part, width, rows="angles", nodes="bonds")
-        result += _attention(part, width, rows="edges", nodes="atoms")
-        result += _refinement(part, width, rows="angles", nodes="bonds", centre=True)
-        result += _refinement(part, width, rows="edges", nodes="atoms", centre=False)
-    sizes = (width, *ENERGY_HEAD_HIDDEN, 1)
-    result += [
+        result += _block(model, block)
+    return result + _readout(model)
+
+
+def _embedding(model: ModelConfig) -> list[Product]:
+    d, radial, angular = model.width, model.num_radial, model.num_angular
+    return [
+        Product(part="embedding", rows="once", inputs=d, outputs=radial, copies=d, moves=False),
+        Product(part="embedding", rows="edge_pairs", inputs=radial, outputs=d),
+        Product(part="embedding", rows="edge_pairs", inputs=d, outputs=d),
+        Product(part="embedding", rows="once", inputs=d, outputs=angular, copies=d, moves=False),
+        Product(part="embedding", rows="angles", inputs=angular, outputs=d),
+        Product(part="embedding", rows="atoms", inputs=d, outputs=d, moves=False),
+    ]
+
+
+def energy_head(width: int) -> list[Product]:
+    """d -> 2d -> d -> d -> 1 per atom."""
+    sizes = (width, 2 * width, width, width)
+    hidden = [
         Product(part="readout", rows="atoms", inputs=inputs, outputs=outputs)
         for inputs, outputs in zip(sizes, sizes[1:], strict=False)
     ]
+    return [*hidden, Product(part="readout", rows="atoms", inputs=width, outputs=1, cotangent_learned=False)]
+
+
+def _readout(model: ModelConfig) -> list[Product]:
+    d = model.width
+    result = energy_head(d)
+    if model.compat:
+        result += [
+            Product(part="magnetic moments", rows="atoms", inputs=d, outputs=2 * d, reaches_loss=False),
+            Product(part="magnetic moments", rows="atoms", inputs=2 * d, outputs=1, reaches_loss=False),
+        ]
     return result
 
 
-def _gated(part: str, width: int, rows: RowKind, nodes: tuple[RowKind, ...]) -> list[Product]:
-    """Core and gate of a gated MLP on [row, node...]: first layer split, second layer on the rows."""
-    first = [Product(part=part, rows=kind, inputs=width, outputs=2 * width) for kind in (rows, *nodes)]
-    return [*first, Product(part=part, rows=rows, inputs=width, outputs=width, copies=2)]
-
-
-def _attention(part: str, width: int, rows: RowKind, nodes: RowKind) -> list[Product]:
-    logits = Product(part=part, rows=rows, inputs=width, outputs=2 * width)
-    return [*_gated(part, width, rows, (nodes, nodes)), logits, *_gated(part, width, nodes, (nodes, nodes))]
-
-
-def _refinement(part: str, width: int, rows: RowKind, nodes: RowKind, centre: bool) -> list[Product]:
-    attached: tuple[RowKind, ...] = ("atoms", nodes, nodes) if centre else (nodes, nodes)
+def _block(model: ModelConfig, block: int) -> list[Product]:
+    part, d = f"block {block}", model.width
+    is_last = block == model.num_blocks - 1
     return [
-        *_gated(part, width, rows, attached),
-        Product(part=part, rows=nodes, inputs=width, outputs=width, copies=2),
-        Product(part=part, rows=rows, inputs=width, outputs=width, copies=2),
+        *_attention(part, d, rows="angles", table="angles", nodes="bond_pairs", updated="edge_pairs"),
+        *_attention(part, d, rows="edges", table="edge_pairs", nodes="atoms", updated="atoms", nodes_move=block > 0),
+        *_line_refinement(part, model, is_last),
+        *_atom_refinement(part, model, is_last),
     ]
 
 
+def _table(part: str, width: int, rows: RowKind, *, copies: float = 1, moves: bool = True) -> Product:
+    """d x d products on the lines of one table."""
+    return Product(part=part, rows=rows, inputs=width, outputs=width, copies=copies, moves=moves)
+
+
+def _attention(part: str, width: int, *, rows: RowKind, table: RowKind, nodes: RowKind, updated: RowKind,
+               nodes_move: bool = True) -> list[Product]:  # fmt: skip
+    """Gated MLP on rows (core and gate: 2 x (row, target, source) in, 2 out), two logits, gated MLP on nodes."""
+    return [
+        _table(part, width, table, copies=2),
+        _table(part, width, nodes, copies=4, moves=nodes_move),
+        _table(part, width, rows, copies=2),
+        _table(part, width, table, copies=2),
+        Product(part=part, rows=updated, inputs=3 * width, outputs=width, copies=2),
+        _table(part, width, updated, copies=2),
+    ]
+
+
+def _line_refinement(part: str, model: ModelConfig, is_last: bool) -> list[Product]:
+    d = model.width
+    result = [
+        _table(part, d, "angles", copies=2),
+        _table(part, d, "atoms", copies=2),
+        _table(part, d, "bond_pairs", copies=4),
+        _table(part, d, "angles", copies=2),
+        Product(part=part, rows="bond_pairs", inputs=model.num_radial, outputs=d),
+        _table(part, d, "bond_pairs", copies=2),
+    ]
+    if model.compat or not is_last:
+        result += [_update(part, d, "angles", is_last), _update(part, d, "angles", is_last, leaves_block=True)]
+    return result
+
+
+def _atom_refinement(part: str, model: ModelConfig, is_last: bool) -> list[Product]:
+    d = model.width
+    result = [
+        _table(part, d, "edge_pairs", copies=2),
+        _table(part, d, "atoms", copies=4),
+        _table(part, d, "edges", copies=2),
+        Product(part=part, rows="edge_pairs", inputs=model.num_radial, outputs=d),
+        _table(part, d, "atoms"),
+        _update(part, d, "atoms", False, leaves_block=True),
+    ]
+    if model.compat or not is_last:
+        result += [_update(part, d, "edges", is_last), _update(part, d, "edge_pairs", is_last, leaves_block=True)]
+    return result
+
+
+def _update(part: str, width: int, rows: RowKind, dead: bool, leaves_block: bool = False) -> Product:
+    """One layer of a feed-forward update; nothing reads those of the last block's angles and edges."""
+    return Product(part=part, rows=rows, inputs=width, outputs=width, reaches_loss=not dead, leaves_block=leaves_block)
+
+
 def parameters(model: ModelConfig) -> dict[str, int]:
-    """Parameters per part: embedding, blocks, readout (and the heads and references of the compat mode)."""
+    """Parameters per part, exact.
+
+    One block of the original is 62 d^2 + 70 d (two attentions 18 d^2 + 18 d each, atom refinement 12 d^2 + 17 d, line
+    refinement 14 d^2 + 17 d); the default's last block has no angle and edge updates (4 d^2 + 2 d fewer).
+    """
     d, radial, angular = model.width, model.num_radial, model.num_angular
-    block = 62 * d * d + 70 * d
-    head = (d, *ENERGY_HEAD_HIDDEN, 1)
+    attention, refinements = 18 * d * d + 18 * d, 26 * d * d + (20 + 2 * radial) * d
+    blocks = model.num_blocks * (2 * attention + refinements)
     result = {
         "atom_embedding": model.num_elements * d + d * d,
         "edge_embedding": 2 * radial + radial * d + 2 * d * d + 2 * d,
-        "angle_embedding": (angular // 2) + angular * d + d * d,
-        "blocks": model.num_blocks * block,
-        "readout": 2 * d + sum(inputs * outputs + outputs for inputs, outputs in zip(head, head[1:], strict=False)),
+        "angle_embedding": angular * d + d * d + ((angular - 1) // 2 if model.compat else 0),
+        "blocks": blocks if model.compat else blocks - (4 * d * d + 2 * d),
+        "readout": 2 * d + (2 * d * d + 2 * d) + (2 * d * d + d) + (d * d + d) + (d + 1),
     }
     if model.compat:
-        result["magmom_head"] = d * MAGMOM_HEAD_HIDDEN[0] + 2 * MAGMOM_HEAD_HIDDEN[0] + 1
+        result["magnetic_moment_head"] = 2 * d * d + 2 * d + 2 * d + 1
         result["reference_energies"] = model.num_elements
     return result

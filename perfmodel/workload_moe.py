@@ -8,7 +8,8 @@ Source of the architecture: arXiv 2604.15821 (totals, top-k); the rest is this p
 from __future__ import annotations
 
 from janus.config import ExpertConfig, ModelConfig
-from perfmodel.products import Product
+from perfmodel.products import Product, RowKind
+from perfmodel.workload_matris import energy_head
 
 ENERGY_HEAD_HIDDEN = (256, 128, 128)
 
@@ -42,15 +43,10 @@ def products(model: ModelConfig) -> list[Product]:
             Product(part=f"{part} attention", rows="atoms", inputs=d, outputs=d),
             *_expert_products(f"{part} feature", "atoms", d, experts.feature_hidden, tokens),
         ]
-    sizes = (d, *ENERGY_HEAD_HIDDEN, 1)
-    result += [
-        Product(part="readout", rows="atoms", inputs=inputs, outputs=outputs)
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False)
-    ]
-    return result
+    return result + energy_head(d)
 
 
-def _expert_products(part: str, rows, width: int, hidden: int, tokens: int) -> list[Product]:  # type: ignore[no-untyped-def]
+def _expert_products(part: str, rows: RowKind, width: int, hidden: int, tokens: int) -> list[Product]:
     """SwiGLU on ``tokens`` experts per row: up and gate d -> h each, down h -> d."""
     return [
         Product(part=part, rows=rows, inputs=width, outputs=2 * hidden, copies=tokens),
