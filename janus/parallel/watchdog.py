@@ -60,13 +60,20 @@ class Watchdog:
             self._stopping.set()
             self._thread.join()
 
-    def report(self, sentence: str) -> None:
-        """This rank cannot go on: tell all ranks, print once, exit with code 1. Never returns."""
-        message = sentence
-        if self._communicator.world_size > 1:
-            message = f"{self._name(self._communicator.rank)}: {sentence}; all ranks stop"
-            self._declare(message)
-            time.sleep(2 * BEAT_S)  # the others see it and end on their own before a launcher kills them
+    def report(self, sentence: str, *, of_all_ranks: bool = False) -> None:
+        """This rank cannot go on: tell all ranks, print once, exit with code 1.
+
+        of_all_ranks: every rank reports the same, so that no single one is to be named. Returns, after printing, only
+        in a job of one process, which then ends as its caller likes.
+        """
+        if self._communicator.world_size == 1:
+            print(f"janus {self._command}: {sentence}", file=sys.stderr, flush=True)
+            if self.on_failure is not None:
+                self.on_failure(sentence)
+            return
+        message = sentence if of_all_ranks else f"{self._name(self._communicator.rank)}: {sentence}; all ranks stop"
+        self._declare(message)
+        time.sleep(3 * BEAT_S)  # the others see it and end on their own before a launcher kills them
         self._exit(message, speak=self._communicator.rank == 0)
 
     def wait_for_verdict(self, symptom: str) -> None:

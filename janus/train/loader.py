@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ class BatchLoader:
 
 
 class Prefetcher:
-    """Iterates over steps while a thread prepares the next one; an error in the thread is raised where it is awaited."""
+    """Hands out steps while a thread prepares the next one; its errors are raised where the step is awaited."""
 
     def __init__(self, loader: BatchLoader, share_of_step: Callable[[int], list[list[int]]], steps: range) -> None:
         self._loader, self._share_of_step, self._steps = loader, share_of_step, steps
@@ -68,10 +68,6 @@ class Prefetcher:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._prepare, name="janus-loader", daemon=True)
         self._thread.start()
-
-    def __iter__(self) -> Iterator[list[MicroBatch]]:
-        for _ in self._steps:
-            yield self.next()
 
     def next(self) -> list[MicroBatch]:
         """The micro-batches of the next step; waits for them."""

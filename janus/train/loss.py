@@ -104,7 +104,7 @@ def require_labels(store: StructureStore, config: LossConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """Errors of a micro-batch, float64, 0 where there is no label: energy per atom [G], forces [N,3], stress [G,3,3]."""
+    """Errors of a micro-batch, float64, 0 where unlabelled: energy per atom [G], forces [N,3], stress [G,3,3]."""
 
     energy: Tensor
     forces: Tensor
