@@ -6,6 +6,7 @@ nor how its files become a record (``measured``). A failed attempt is a record t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shlex
@@ -13,7 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +61,16 @@ class LocalExecutor:
 
     def wanted(self, cells: Iterable[Cell], seed: int) -> list[Task]:
         """Attempts that lack a good record, in an order shuffled by ``seed``."""
-        done: dict[str, int] = {}
-        for record in read_folder(self.record_folder).records:
-            if record.source == MEASURED and record.state == DONE:
-                done[record.cell_id] = done.get(record.cell_id, 0) + 1
+        done = {
+            (record.cell_id, record.repeat)
+            for record in read_folder(self.record_folder).records
+            if record.source == MEASURED and record.state == DONE
+        }
         tasks = [
             Task(cell=cell, repeat=repeat)
             for cell in cells
-            for repeat in range(done.get(cell.id, 0), cell.study.repeats)
+            for repeat in range(cell.study.repeats)
+            if (cell.id, repeat) not in done
         ]
         random.Random(seed).shuffle(tasks)
         return tasks
@@ -150,6 +154,18 @@ class LocalExecutor:
             state=state, reason=reason, attempt=attempt, repeat=repeat, counts_per_rank=cell.counts_per_rank,
             oversubscribed=cell.ranks > self.host.num_cores, provenance={"command of the study": command},
         )  # fmt: skip
+
+
+@contextmanager
+def only_runner(folder: Path) -> Iterator[None]:
+    """Hold the study folder for one runner; released by the system however the runner ends. Raises UserError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another runner works on {folder}: wait for it, or use another --out") from None
+        yield
 
 
 def _attempt_stem(cell: Cell) -> str:

@@ -25,23 +25,16 @@ class UnreadableRun(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """The host a local study runs on. peak_per_core: measured matrix-product ceiling of one core, None if unknown."""
+    """The host a local study runs on. core_peaks: dtype -> matrix-product ceiling of one core, where it is known."""
 
     name: str
     num_cores: int
-    peak_per_core: Peak | None
+    core_peaks: dict[str, Peak]
 
-    def peak_of(self, ranks: int) -> Peak | None:
+    def peak_of(self, ranks: int, dtype: str) -> Peak | None:
         """The ceiling of the cores that ``ranks`` single-threaded ranks can use: never more than the host has."""
-        if self.peak_per_core is None:
-            return None
-        cores = min(ranks, self.num_cores)
-        return Peak(
-            flops_per_s=self.peak_per_core.flops_per_s * cores,
-            name=f"{self.peak_per_core.name} x {cores}" if cores > 1 else self.peak_per_core.name,
-            dtype=self.peak_per_core.dtype,
-            source=self.peak_per_core.source,
-        )
+        peak = self.core_peaks.get(dtype)
+        return peak.times(min(ranks, self.num_cores)) if peak is not None else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -141,7 +134,7 @@ def measured_record(cell: Cell, folder: Path, host: Host, *, attempt: int, repea
             warm_up_step_s=tuple(float(step["step_s"]) for step in all_steps[: cell.study.warm_up_steps]),
             step_s=tuple(float(step["step_s"]) for step in steps), phase_s=_phases(steps),
             start_up_s=run.get("start_up_s"), wall_s=run.get("wall_s"),
-            model_flops=model_flops, executed_flops=executed_flops, peak=host.peak_of(cell.ranks),
+            model_flops=model_flops, executed_flops=executed_flops, peak=host.peak_of(cell.ranks, cell.study.dtype),
             memory_bytes=max(memory) if memory else None, oversubscribed=cell.ranks > host.num_cores,
             facts={"first loss": all_steps[0].get("loss"), "last loss": all_steps[-1].get("loss")} if all_steps else {},
             provenance={**dict(run.get("provenance") or {}), "command of the study": command},

@@ -54,6 +54,13 @@ class Peak:
     dtype: str
     source: str
 
+    def times(self, num_devices: int) -> Peak:
+        """The peak of so many devices together, its name saying how many."""
+        if num_devices < 1:
+            raise ValueError(f"{num_devices} devices have no peak")
+        name = f"{num_devices:,} x {self.name}" if num_devices > 1 else self.name
+        return Peak(flops_per_s=self.flops_per_s * num_devices, name=name, dtype=self.dtype, source=self.source)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
