@@ -24,10 +24,26 @@ def segment_sum(rows: Tensor, index: Tensor, num_segments: int) -> Tensor:
     return rows.new_zeros(num_segments, rows.shape[1]).index_add(0, index, rows)
 
 
-def gathered_silu(tables: Sequence[Tensor], indices: Sequence[Tensor | None]) -> Tensor:
-    """silu(sum over tables of table[index]) -> [R,C]; an index of None takes the rows as they are."""
-    total = sum(table if index is None else table[index] for table, index in zip(tables, indices, strict=True))
-    return torch.nn.functional.silu(total)
+def gathered_sum(tables: Sequence[Tensor], indices: Sequence[Tensor | None]) -> Tensor:
+    """sum over tables of table[index] -> [R,C]; an index of None takes the rows as they are."""
+    return torch.stack(
+        [table if index is None else table[index] for table, index in zip(tables, indices, strict=True)]
+    ).sum(dim=0)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x)."""
+    return torch.nn.functional.silu(x)
+
+
+def silu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """silu(x) weight^T + bias; x [R,C], weight [D,C], bias [D] or None -> [R,D]."""
+    return torch.nn.functional.linear(torch.nn.functional.silu(x), weight, bias)
+
+
+def scaled_sum(rows: Tensor, scale: Tensor, other: Tensor) -> Tensor:
+    """other + scale * rows; rows, other [R,C], scale [C]."""
+    return torch.addcmul(other, rows, scale)
 
 
 def normalised(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -31,6 +31,11 @@ class Incidence:
     num_nodes: int
 
 
+def silu_linear(hidden: Tensor, linear: nn.Linear) -> Tensor:
+    """linear(silu(hidden)) -> [R,C]."""
+    return operators.silu_linear(hidden, linear.weight, linear.bias)
+
+
 class GatedMLP(nn.Module):
     """silu(LN(W2 silu(W1 z))) * sigmoid(LN(the same form, own weights)), z of ``num_inputs`` x C channels."""
 
@@ -44,8 +49,8 @@ class GatedMLP(nn.Module):
 
     def dense(self, inputs: Tensor) -> Tensor:
         """inputs [N, num_inputs C] -> [N,C]."""
-        core = self.core_out(operators.gathered_silu([self.core_in(inputs)], [None]))
-        gate = self.gate_out(operators.gathered_silu([self.gate_in(inputs)], [None]))
+        core = silu_linear(self.core_in(inputs), self.core_out)
+        gate = silu_linear(self.gate_in(inputs), self.gate_out)
         return operators.gated_norm(core, gate, self.affine)
 
     def forward(self, tables: list[Tensor], indices: list[Tensor | None]) -> Tensor:
@@ -54,30 +59,31 @@ class GatedMLP(nn.Module):
         tables: ``num_inputs`` of [*, C]; an index of None means one line per row.
         """
         assert len(tables) == self.num_inputs, (len(tables), self.num_inputs)
-        core = self.core_out(self._hidden(self.core_in, tables, indices))
-        gate = self.gate_out(self._hidden(self.gate_in, tables, indices))
+        core = silu_linear(self._hidden(self.core_in, tables, indices), self.core_out)
+        gate = silu_linear(self._hidden(self.gate_in, tables, indices), self.gate_out)
         return operators.gated_norm(core, gate, self.affine)
 
     def _hidden(self, linear: nn.Linear, tables: list[Tensor], indices: list[Tensor | None]) -> Tensor:
         weights = linear.weight.split(self.width, dim=1)
         products = [table @ weight.T for table, weight in zip(tables, weights, strict=True)]
         products[-1] = products[-1] + linear.bias
-        return operators.gathered_silu(products, indices)
+        return operators.gathered_sum(products, indices)
 
 
 class FeedForward(nn.Module):
-    """Linear, SiLU, Linear without biases; ``hidden`` and ``output`` apart so that a mean may stand between them."""
+    """Linear, SiLU, Linear, without biases."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.inner = nn.Linear(width, width, bias=False)
         self.outer = nn.Linear(width, width, bias=False)
 
-    def hidden(self, rows: Tensor) -> Tensor:
-        return operators.gathered_silu([self.inner(rows)], [None])
-
     def forward(self, rows: Tensor) -> Tensor:
-        return self.outer(self.hidden(rows))
+        return silu_linear(self.inner(rows), self.outer)
+
+    def mean_forward(self, rows: Tensor, index: Tensor, num_segments: int) -> Tensor:
+        """Mean over the two rows of each segment of forward(rows); the last product is done on the mean."""
+        return self.outer(operators.segment_sum(operators.silu(self.inner(rows)), index, num_segments) * 0.5)
 
 
 class SeparableAttention(nn.Module):
@@ -109,7 +115,8 @@ class SeparableAttention(nn.Module):
 
     def updated_nodes(self, nodes: Tensor, messages: Tensor) -> Tensor:
         """nodes [N,C], messages [N,2C] -> new nodes [N,C]."""
-        return self.node_mlp.dense(torch.cat([nodes, messages], dim=1)) + self.node_residual * nodes
+        update = self.node_mlp.dense(torch.cat([nodes, messages], dim=1))
+        return operators.scaled_sum(nodes, self.node_residual, update)
 
     def _message(self, logits: Tensor, envelope: Tensor, values: Tensor, index: Tensor, num_nodes: int) -> Tensor:
         if self.compat:

@@ -57,7 +57,7 @@ class EdgeEmbedding(nn.Module):
     def forward(self, basis: Tensor) -> Tensor:
         """basis [U, num_radial] -> [U,C]."""
         rows = self.norm(basis @ (self.mix.weight @ self.expand.weight).T)
-        return operators.gathered_silu([self.last(rows)], [None])
+        return operators.silu(self.last(rows))
 
 
 class AngleEmbedding(nn.Module):
@@ -72,7 +72,7 @@ class AngleEmbedding(nn.Module):
     def forward(self, cosine: Tensor) -> Tensor:
         """cosine [A] -> [A,C]."""
         basis = self.basis(cosine)
-        return operators.gathered_silu([basis @ (self.last.weight @ self.expand.weight).T], [None])
+        return operators.silu(basis @ (self.last.weight @ self.expand.weight).T)
 
 
 class LineRefinement(nn.Module):
@@ -105,9 +105,9 @@ class LineRefinement(nn.Module):
             messages, scale, incidence.source, incidence.target, incidence.num_nodes
         )
         update = operators.segment_sum(self.bond_update(total), batch.bonded_pair, batch.num_pairs)
-        edges = update + self.bond_residual * edges
+        edges = operators.scaled_sum(edges, self.bond_residual, update)
         if self.updates_angles:
-            angles = self.angle_update(messages) + self.angle_residual * angles
+            angles = operators.scaled_sum(angles, self.angle_residual, self.angle_update(messages))
         return edges, angles
 
 
@@ -132,10 +132,11 @@ class AtomRefinement(nn.Module):
         total = operators.weighted_segment_sum(
             messages, self.smooth(edge_basis), incidence.row_table, incidence.target, incidence.num_nodes
         )
-        atoms = self.atom_update(total) + self.atom_residual * atoms
+        atoms = operators.scaled_sum(atoms, self.atom_residual, self.atom_update(total))
         if self.updates_edges:
-            hidden = mean_of_directions(self.edge_update.hidden(messages), graphs.batch)
-            edges = self.edge_update.outer(hidden) + self.edge_residual * edges
+            batch = graphs.batch
+            update = self.edge_update.mean_forward(messages, batch.pair_of_edge, batch.num_pairs)
+            edges = operators.scaled_sum(edges, self.edge_residual, update)
         return atoms, edges
 
 
@@ -173,14 +174,14 @@ class MatrisBlock(nn.Module):
         batch, attention = graphs.batch, self.line_attention
         bonds = operators.gathered(edges, batch.bonded_pair)
         values, messages = attention(angles, bonds, graphs.angles, angle_envelope)
-        angles = values + attention.row_residual * angles
+        angles = operators.scaled_sum(angles, attention.row_residual, values)
         # pairs beyond the line cutoff are nodes of the line graph too, with nothing to hear
         messages = operators.segment_sum(messages, batch.bonded_pair, batch.num_pairs)
         edges = attention.updated_nodes(edges, messages)
 
         attention = self.atom_attention
         values, messages = attention(edges, atoms, graphs.edges, edge_envelope)
-        edges = mean_of_directions(values, batch) + attention.row_residual * edges
+        edges = operators.scaled_sum(edges, attention.row_residual, mean_of_directions(values, batch))
         atoms = attention.updated_nodes(atoms, messages)
 
         edges, angles = self.line_refinement(graphs, atoms, edges, angles, bond_basis)

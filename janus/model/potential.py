@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from janus.kernels.wanted import without_parameter_gradients
 from janus.model import geometry
 from janus.model.batch import GraphBatch
-from janus.model.recompute import recomputed, without_parameter_gradients
+from janus.model.recompute import recomputed
 
 Phase = Callable[[str], AbstractContextManager[Any]]
 

@@ -7,34 +7,14 @@ and drops, and the second backward recomputes again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-_parameters_wanted: ContextVar[bool] = ContextVar("parameters_wanted", default=True)
-
-
-@contextmanager
-def without_parameter_gradients() -> Iterator[None]:
-    """Inside, a backward is for inputs only: operators may leave out gradients of parameters.
-
-    Python operators cannot see which gradients the engine will use; the force pass wants none of the parameters'.
-    """
-    token = _parameters_wanted.set(False)
-    try:
-        yield
-    finally:
-        _parameters_wanted.reset(token)
-
-
-def parameter_gradients_wanted() -> bool:
-    """Whether the running backward may be asked for gradients of parameters."""
-    return _parameters_wanted.get()
+from janus.kernels.wanted import parameter_gradients_wanted
 
 
 def recomputed(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
