@@ -13,6 +13,7 @@ import numpy as np
 NUM_ATOMIC_NUMBERS = 95  # index 0 is unused, 1..94 are H..Pu
 # Directions of composition space whose weight is below this part of the largest one are noise of float64 sums.
 RANK_TOLERANCE = 1e-11
+MEDIAN_OF_CHI_SQUARED = 0.4549  # with one degree of freedom: median of the square of a unit Gaussian
 
 Chunk = tuple[np.ndarray, np.ndarray]
 
@@ -72,7 +73,8 @@ def fit_reference_energies(chunks: Callable[[], Iterable[Chunk]]) -> ReferenceEn
 
 def _ridge(squared_residual: float, degrees_of_freedom: int, deviations: np.ndarray) -> float:
     """Variance of the residual over variance of the elements' deviations; 0 where either cannot be estimated."""
-    spread = float(np.mean(deviations**2))
+    # by the median, for the few elements that the plain solution gets wrong are the reason for the ridge
+    spread = float(np.median(deviations**2)) / MEDIAN_OF_CHI_SQUARED
     if degrees_of_freedom < 1 or spread == 0.0:
         return 0.0
     return squared_residual / degrees_of_freedom / spread
