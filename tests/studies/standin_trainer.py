@@ -3,6 +3,7 @@
 Its behaviour is set by a file named ``behaviour`` in its working data folder: good, crash, hang, torn, wrong_work.
 """
 
+import itertools
 import json
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 def main() -> int:
     words = sys.argv[1:]
-    plain = dict(zip(words[:-1], words[1:], strict=True))
+    plain = dict(itertools.pairwise(words))
     settings = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
     data, out = Path(plain["--data"]), Path(plain["--out"])
     behaviour = (data / "behaviour").read_text().strip()

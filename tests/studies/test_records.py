@@ -12,7 +12,9 @@ from scaling_studies import atomic
 from scaling_studies.records import FAILED, SCHEMA, Peak, cell_hash, from_json, read_folder, to_json, write_record
 
 
-@pytest.mark.parametrize("original", [record(), prediction(0.095), record(state=FAILED, reason="exit code 1", step_s=())])
+@pytest.mark.parametrize(
+    "original", [record(), prediction(0.095), record(state=FAILED, reason="exit code 1", step_s=())]
+)
 def test_a_record_reads_back_equal(original, tmp_path):
     write_record(tmp_path, dataclasses.replace(original, phase_s={}) if not original.step_s else original)
     (found,) = read_folder(tmp_path).records
