@@ -6,6 +6,8 @@ It does not own the rules for labels (``labels.py``): it reports only what canno
 from __future__ import annotations
 
 import io
+import lzma
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +107,18 @@ def _format_of(path: Path) -> str:
     """ASE's name of the file's format. Raises DataError when ASE knows none."""
     try:
         return filetype(str(path))
-    except (UnknownFileTypeError, UnicodeDecodeError, OSError, EOFError, ValueError):
-        problem = Problem(rule="unreadable", source=str(path), index=None, what="ASE does not know this kind of file")
-        raise DataError(problem, "convert it to extended XYZ or to an ASE database") from None
+    except UnknownFileTypeError:
+        raise _unknown_kind(path) from None
+    except (UnicodeDecodeError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        problem = Problem(
+            rule="unreadable", source=str(path), index=None, what=f"its start is damaged ({_reason(error)})"
+        )
+        raise DataError(problem, "check how it was written") from None
+
+
+def _unknown_kind(path: Path) -> DataError:
+    problem = Problem(rule="unreadable", source=str(path), index=None, what="ASE does not know this kind of file")
+    return DataError(problem, "convert it to extended XYZ or to an ASE database")
 
 
 def _reason(error: Exception) -> str:
@@ -130,7 +141,7 @@ def _xyz_structures(path: Path) -> Iterator[Found]:
                     yield None, problem, fraction
                 else:
                     yield (*_xyz_structure(text), fraction)
-        except (UnicodeDecodeError, EOFError, OSError, ValueError) as error:  # of the decoding and decompression only
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             yield None, ("unreadable", f"the text cannot be decoded ({_reason(error)})"), None
 
 
@@ -162,6 +173,10 @@ def _xyz_structure(text: str) -> tuple[ase.Atoms | None, tuple[str, str]]:
         return next(read_xyz(io.StringIO(text), index=0)), FINE
     except KeyError as error:
         return None, ("unknown-element", f"{error.args[0]!r} is not a chemical symbol")
+    except ValueError as error:
+        # ASE reads the stress of an extended XYZ file from 9 numbers and nothing else
+        rule = "wrong-shape" if "info item stress" in str(error) else "unreadable"
+        return None, (rule, f"ASE cannot read it ({_reason(error)})")
     except Exception as error:  # ASE's parser raises anything from AssertionError to XYZError on malformed text
         return None, ("unreadable", f"ASE cannot read it ({_reason(error)})")
 
@@ -190,6 +205,8 @@ def _other_structures(path: Path) -> Iterator[Found]:
     try:
         for atoms in ase.io.iread(str(path), index=":"):
             yield atoms, FINE, None
+    except UnknownFileTypeError:
+        raise _unknown_kind(path) from None
     except Exception as error:  # as many kinds of errors as ASE has formats
         yield None, ("unreadable", f"ASE cannot read it ({_reason(error)})"), None
 
