@@ -50,8 +50,8 @@ PRESETS: dict[str, ModelConfig] = {
         line_cutoff_angstrom=3.5,
         experts=ExpertConfig(num_experts=8, top_k=2, message_hidden=64, feature_hidden=32),
     ),
-    "matris-moe-s": _moe(768, 32, 4, 1536, 768, 1),
-    "matris-moe-m": _moe(1024, 40, 8, 2112, 1056, 1),
+    "matris-moe-s": _moe(768, 32, 4, 1568, 784, 1),
+    "matris-moe-m": _moe(1024, 40, 8, 2096, 1048, 1),
     "matris-moe-l": _moe(2048, 72, 16, 3072, 1024, 2),
 }
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from janus.config import ModelConfig
 from janus.model.matris import Matris
+from janus.model.matris_moe import MatrisMoe
 
 
 def build_model(
@@ -25,6 +26,4 @@ def build_model(
 def _module(config: ModelConfig) -> nn.Module:
     if config.family == "matris":
         return Matris(config)
-    from janus.model.matris_moe import MatrisMoe
-
     return MatrisMoe(config)

@@ -238,3 +238,7 @@ class Matris(nn.Module):
         values = torch.as_tensor(by_atomic_number, dtype=torch.float64)[1 : self.config.num_elements + 1]
         with torch.no_grad():
             self.reference_energies.copy_(values)
+
+    def tokens_per_expert(self, batch: GraphBatch) -> None:
+        """This family has no experts."""
+        return None
