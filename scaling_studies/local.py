@@ -196,6 +196,7 @@ def _stop_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(log: Path) -> str:
-    """The last line with something in it, shortened: usually the one that names the error."""
+    """The last line before any launcher's banner, shortened: usually the one that names the error."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it printed nothing"
+    banner = next((number for number, line in enumerate(lines) if number and set(line) == {"="}), len(lines))
+    return lines[banner - 1][:300] if lines else "it printed nothing"

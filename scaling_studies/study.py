@@ -144,13 +144,13 @@ def write_campaign(folder: Path, studies: tuple[Study, ...]) -> None:
 def quick_studies(num_cores: int, *, model: str = "matris-tiny") -> tuple[Study, ...]:
     """A weak and a strong study over 1, 2 and 4 ranks, as many as twice the cores allow; for a first look."""
     ranks = tuple(count for count in (1, 2, 4) if count <= 2 * num_cores)
-    shared: dict[str, Any] = {"ranks": ranks, "repeats": 2, "warm_up_steps": 2, "steps": 6, "model": model}
+    shared: dict[str, Any] = {"ranks": ranks, "repeats": 2, "warm_up_steps": 2, "steps": 5, "model": model}
     weak = Study(
         name="weak", mode="weak", structures_per_rank=2,
         question="How much longer does a step take when ranks are added and each keeps the same work?", **shared,
     )  # fmt: skip
     strong = Study(
-        name="strong", mode="strong", structures_total=8,
+        name="strong", mode="strong", structures_total=4,
         question="How much shorter does a step get when more ranks share the same work?", **shared,
     )  # fmt: skip
     return weak, strong

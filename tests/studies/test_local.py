@@ -122,6 +122,12 @@ def test_a_trainer_that_does_not_start_is_a_failure(tmp_path, cells):
     assert "exit code 9" in record.reason
 
 
+def test_the_reason_is_what_the_program_said_and_not_the_launchers_banner(tmp_path, cells):
+    program = "print('rank 1: out of memory'); print('=' * 40); print('= BAD TERMINATION'); raise SystemExit(9)"
+    executor = dataclasses.replace(executor_for(tmp_path, cells), trainer=(sys.executable, "-c", program))
+    assert executor.run(executor.wanted(cells, 0)[0]).reason == "exit code 9: rank 1: out of memory"
+
+
 def test_an_attempt_whose_runner_was_killed_is_listed_and_its_number_not_used_again(tmp_path, cells):
     executor = executor_for(tmp_path, cells)
     task = executor.wanted(cells, 0)[0]
