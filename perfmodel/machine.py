@@ -25,13 +25,13 @@ from typing import Any
 
 from janus.config import read_toml
 from janus.errors import UserError
+from perfmodel.operators import FUSED_KINDS, PASS_NAMES
 
 SCHEMA = "janus.machine/1"
 CATALOGUE = Path(__file__).parent / "machines"
-TRAFFIC_PHASES = ("FE", "FF", "BF_BE")
 RATE_NAMES = (
-    "matmul_flops_per_s", "matmul_bytes_per_s", "op_s", "optimizer_bytes_per_s", "optimizer_base_s",
-    "data_structure_s", "data_edge_s", "data_angle_s",
+    "matmul_flops_per_s", "matmul_bytes_per_s", "op_s", "plain_bytes_per_s", "batch_s",
+    "optimizer_bytes_per_s", "optimizer_base_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
 
 
@@ -51,7 +51,9 @@ class Rates:
 
     matmul_flops_per_s, matmul_bytes_per_s, op_s: a product [R,n]x[n,m] takes
     op_s + 2Rnm / flops_per_s + itemsize (Rn + Rm + nm) / bytes_per_s.
-    traffic_bytes_per_s: per phase FE, FF, BF_BE, for everything that is not a product.
+    fused_s: seconds per element (row x channel) of each fused operator kind and pass (forward, backward, double);
+    None: not timed, priced by its traffic at plain_bytes_per_s.
+    plain_bytes_per_s: traffic of everything else; batch_s: fixed cost of one micro-batch.
     optimizer_*: base + bytes of parameters and states / rate. data_*: seconds per structure, edge and angle to build
     graphs and batches. all_reduce_latency_s, all_reduce_bytes_per_s: ring form over the node's ranks (None: 1 rank).
     """
@@ -61,7 +63,8 @@ class Rates:
     matmul_flops_per_s: float
     matmul_bytes_per_s: float
     op_s: float
-    traffic_bytes_per_s: dict[str, float]
+    plain_bytes_per_s: float
+    batch_s: float
     optimizer_bytes_per_s: float
     optimizer_base_s: float
     data_structure_s: float
@@ -69,6 +72,7 @@ class Rates:
     data_angle_s: float
     all_reduce_latency_s: float | None = None
     all_reduce_bytes_per_s: float | None = None
+    fused_s: dict[str, dict[str, float]] | None = None
 
     @property
     def label(self) -> str:
@@ -177,6 +181,15 @@ class _Reader:
         return int(value)
 
 
+def _read_fused(reader: _Reader, base: str) -> dict[str, dict[str, float]] | None:
+    """Seconds per element of every kind and pass, or None where the table is absent."""
+    if not reader.table(base):
+        return None
+    return {
+        kind: {name: reader.required(f"{base}.{kind}.{name}", zero=True) for name in PASS_NAMES} for kind in FUSED_KINDS
+    }
+
+
 def _read_rates(reader: _Reader, label: str) -> Rates:
     base = f"rates.{label}"
     plain = {name: reader.required(f"{base}.{name}", zero=name.endswith("_s") and "per" not in name)
@@ -184,7 +197,7 @@ def _read_rates(reader: _Reader, label: str) -> Rates:
     return Rates(
         ranks=reader.whole(f"{base}.ranks"),
         threads=reader.whole(f"{base}.threads"),
-        traffic_bytes_per_s={phase: reader.required(f"{base}.traffic_bytes_per_s.{phase}") for phase in TRAFFIC_PHASES},
+        fused_s=_read_fused(reader, f"{base}.fused_s"),
         all_reduce_latency_s=reader.optional(f"{base}.all_reduce_latency_s", zero=True),
         all_reduce_bytes_per_s=reader.optional(f"{base}.all_reduce_bytes_per_s"),
         **plain,

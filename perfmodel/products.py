@@ -80,9 +80,12 @@ class Product:
     learned: the input depends on parameters or positions, so the backward computes its gradient.
     cotangent_learned: the force pass's incoming gradient depends on parameters or positions.
     reaches_loss: False for dead results, which cost their forward only.
+    after_silu: fused with the SiLU before it, which keeps only its own input: the double backward makes the force
+    pass's product again (executed, not model FLOPs).
     leaves_block: the result leaves its block linearly, so that block's force pass does not depend on it (this saves
     something under recompute only).
     activations: the second factor is an activation too, as in attention.
+    launches: kernel calls of one forward.
     """
 
     part: str
@@ -94,15 +97,17 @@ class Product:
     learned: bool = True
     cotangent_learned: bool = True
     reaches_loss: bool = True
+    after_silu: bool = False
     leaves_block: bool = False
     activations: bool = False
+    launches: float = 1
 
     def forward_flops(self, counts: Counts) -> float:
         """FLOPs of the product in the energy forward (a multiply and an add are two)."""
         return 2.0 * counts.rows(self.rows) * self.copies * self.inputs * self.outputs
 
-    def multiples(self) -> dict[str, int]:
-        """How many forward-equivalents each phase costs."""
+    def multiples(self, *, executed: bool = False) -> dict[str, int]:
+        """How many forward-equivalents each phase costs; ``executed`` counts what fused operators make again."""
         if not self.reaches_loss:
             return {"FE": 1, "FF": 0, "BF": 0, "BE": 0}
         if self.activations:
@@ -111,16 +116,28 @@ class Product:
         return {
             "FE": 1,
             "FF": force,
-            "BF": force * (1 + (1 if self.cotangent_learned else 0)),
-            "BE": 1 + (1 if self.learned else 0),
+            "BF": force * (1 + self.cotangent_learned + (executed and self.after_silu)),
+            "BE": 1 + self.learned,
         }
 
 
-def phase_flops(products: Iterable[Product], counts: Counts) -> dict[str, float]:
-    """Model FLOPs per phase (no recompute), summed over the products."""
+def phase_flops(products: Iterable[Product], counts: Counts, *, executed: bool = False) -> dict[str, float]:
+    """FLOPs per phase summed over the products: model FLOPs, or those executed by the fused operators."""
     flops = dict.fromkeys(PHASES, 0.0)
     for product in products:
         forward = product.forward_flops(counts)
-        for phase, multiple in product.multiples().items():
+        for phase, multiple in product.multiples(executed=executed).items():
             flops[phase] += multiple * forward
     return flops
+
+
+def phase_product_arrays(products: Iterable[Product], counts: Counts) -> tuple[dict[str, float], dict[str, float]]:
+    """Per phase: elements of the three matrices that the products read and write, and the number of products."""
+    arrays, launches = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)
+    for product in products:
+        rows = counts.rows(product.rows)
+        touched = rows * (product.inputs + product.outputs) + product.inputs * product.outputs
+        for phase, multiple in product.multiples(executed=True).items():
+            arrays[phase] += multiple * product.copies * touched
+            launches[phase] += multiple * product.launches
+    return arrays, launches

@@ -6,14 +6,16 @@ rules in ``products``. It does not own how long the work takes (``step_time``) o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from janus.config import ModelConfig
 from perfmodel import workload_matris, workload_moe
-from perfmodel.products import PHASES, Counts, Product, phase_flops, total_counts
+from perfmodel.operators import FUSED_KINDS, PASS_NAMES, PASS_OF_PHASE, Operator, phase_elements
+from perfmodel.products import PHASES, Counts, Product, phase_flops, phase_product_arrays, total_counts
 
-__all__ = ["PHASES", "Counts", "ParameterCounts", "StepFlops", "parameter_counts", "products_of", "step_flops",
-           "total_counts"]  # fmt: skip
+__all__ = ["PHASES", "Counts", "ParameterCounts", "PhaseWork", "StepFlops", "gradient_bytes", "operators_of",
+           "parameter_counts", "phase_work", "products_of", "step_flops", "total_counts"]  # fmt: skip
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -44,12 +46,25 @@ def products_of(model: ModelConfig) -> list[Product]:
     return workload_matris.products(model) if model.family == "matris" else workload_moe.products(model)
 
 
+def operators_of(model: ModelConfig) -> list[Operator]:
+    """Everything of one energy forward that is not a matrix product."""
+    return workload_matris.operators(model) if model.family == "matris" else workload_moe.operators(model)
+
+
+def gradient_bytes(model: ModelConfig, dtype: str = "float32") -> float:
+    """Bytes of the gradients that data parallelism all-reduces once per step and rank: every trained parameter."""
+    parts = parameter_counts(model).parts
+    fixed = parts.get("reference_energies", 0)
+    return float((sum(parts.values()) - fixed) * ITEM_BYTES[dtype])
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepFlops:
     """FLOPs of one training step of one rank, per phase FE, FF, BF, BE and in total.
 
     model: what the mathematics needs (no recompute): use it for percentages of peak between machines.
-    executed: what runs, with recomputed forwards where second-order checkpointing is on.
+    executed: what runs on a CPU: with the products that fused operators make again rather than keep, and with the
+    recomputed forwards where second-order checkpointing is on.
     """
 
     model: dict[str, float]
@@ -64,6 +79,71 @@ class StepFlops:
         return sum(self.executed.values())
 
 
+@dataclass(kw_only=True)
+class PhaseWork:
+    """What one phase executes: FLOPs and bytes of products, elements of fused operators by kind and pass (forward,
+    backward, double), bytes of plain arithmetic, kernel launches."""
+
+    flops: float = 0.0
+    product_bytes: float = 0.0
+    fused: dict[str, dict[str, float]] = field(default_factory=lambda: _no_elements())
+    plain_bytes: float = 0.0
+    launches: float = 0.0
+
+    def add(self, other: PhaseWork) -> None:
+        """Add another phase's work to this one."""
+        self.flops += other.flops
+        self.product_bytes += other.product_bytes
+        self.plain_bytes += other.plain_bytes
+        self.launches += other.launches
+        for kind, passes in other.fused.items():
+            for name, elements in passes.items():
+                self.fused[kind][name] += elements
+
+
+def _no_elements() -> dict[str, dict[str, float]]:
+    return {kind: dict.fromkeys(PASS_NAMES, 0.0) for kind in FUSED_KINDS}
+
+
+def _work(
+    products: Sequence[Product], operators: Sequence[Operator], counts: Counts, item_bytes: int
+) -> dict[str, PhaseWork]:
+    """The work of these products and operators per phase, without recompute."""
+    flops = phase_flops(products, counts, executed=True)
+    arrays, launches = phase_product_arrays(products, counts)
+    elements = phase_elements(operators, counts)
+    result = {}
+    for phase in PHASES:
+        fused = _no_elements()
+        for kind, value in elements.fused[phase].items():
+            fused[kind][PASS_OF_PHASE[phase]] += value
+        result[phase] = PhaseWork(
+            flops=flops[phase], product_bytes=arrays[phase] * item_bytes, fused=fused,
+            plain_bytes=elements.plain_arrays[phase] * item_bytes, launches=launches[phase] + elements.launches[phase],
+        )  # fmt: skip
+    return result
+
+
+def phase_work(model: ModelConfig, counts: Counts, *, recompute: bool, item_bytes: int) -> dict[str, PhaseWork]:
+    """Executed work of one micro-batch per phase FE, FF, BF, BE. recompute: see ``step_flops``."""
+    products, operators = products_of(model), operators_of(model)
+    result = _work(products, operators, counts, item_bytes)
+    if recompute:
+        inside = [product for product in products if product.part.startswith("block")]
+        inner = [product for product in inside if not product.leaves_block]
+        inside_operators = [operator for operator in operators if operator.part.startswith("block")]
+        block = _work(inside, inside_operators, counts, item_bytes)
+        result["FF"].add(block["FE"])
+        result["BF"].add(block["FE"])
+        result["BF"].add(block["FF"])
+        result["BF"].add(_work(inner, inside_operators, counts, item_bytes)["BE"])
+        # the force pass made again there also makes the weight gradients of fused products, which nothing uses
+        fused = [product for product in inside if product.after_silu]
+        result["BF"].flops += phase_flops(fused, counts)["FF"]
+        result["BE"].add(block["FE"])
+    return result
+
+
 def step_flops(model: ModelConfig, counts: Counts, *, recompute: bool) -> StepFlops:
     """Matrix-product FLOPs of one step on a batch with these counts.
 
@@ -72,14 +152,8 @@ def step_flops(model: ModelConfig, counts: Counts, *, recompute: bool) -> StepFl
     differentiates both (BF + FE + FF + BE); the backward through the energy runs the forward once more (BE + FE).
     A product with weights in a block then costs 1 + 2 + 6 + 3 = 12 forward-equivalents per step instead of 6.
     """
-    products = products_of(model)
-    flops = phase_flops(products, counts)
-    executed = dict(flops)
-    if recompute:
-        in_blocks = [product for product in products if product.part.startswith("block")]
-        blocks = phase_flops(in_blocks, counts)
-        inner = phase_flops([product for product in in_blocks if not product.leaves_block], counts)
-        executed["FF"] += blocks["FE"]
-        executed["BF"] += blocks["FE"] + blocks["FF"] + inner["BE"]
-        executed["BE"] += blocks["FE"]
-    return StepFlops(model=flops, executed=executed)
+    executed = phase_work(model, counts, recompute=recompute, item_bytes=4)
+    return StepFlops(
+        model=phase_flops(products_of(model), counts),
+        executed={phase: executed[phase].flops for phase in PHASES},
+    )

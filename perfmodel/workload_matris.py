@@ -13,6 +13,7 @@ updates of angles and edges are read by nothing (absent by default, forward only
 from __future__ import annotations
 
 from janus.config import ModelConfig
+from perfmodel.operators import Operator, fan_out, residual
 from perfmodel.products import Product, RowKind
 
 
@@ -73,16 +74,21 @@ def _table(part: str, width: int, rows: RowKind, *, copies: float = 1, moves: bo
     return Product(part=part, rows=rows, inputs=width, outputs=width, copies=copies, moves=moves)
 
 
+def _second(part: str, width: int, rows: RowKind) -> Product:
+    """Second layers of core and gate of a gated MLP, fused with the SiLU before them."""
+    return Product(part=part, rows=rows, inputs=width, outputs=width, copies=2, after_silu=True)
+
+
 def _attention(part: str, width: int, *, rows: RowKind, table: RowKind, nodes: RowKind, updated: RowKind,
                nodes_move: bool = True) -> list[Product]:  # fmt: skip
     """Gated MLP on rows (core and gate: 2 x (row, target, source) in, 2 out), two logits, gated MLP on nodes."""
     return [
         _table(part, width, table, copies=2),
         _table(part, width, nodes, copies=4, moves=nodes_move),
-        _table(part, width, rows, copies=2),
+        _second(part, width, rows),
         _table(part, width, table, copies=2),
         Product(part=part, rows=updated, inputs=3 * width, outputs=width, copies=2),
-        _table(part, width, updated, copies=2),
+        _second(part, width, updated),
     ]
 
 
@@ -92,12 +98,13 @@ def _line_refinement(part: str, model: ModelConfig, is_last: bool) -> list[Produ
         _table(part, d, "angles", copies=2),
         _table(part, d, "atoms", copies=2),
         _table(part, d, "bond_pairs", copies=4),
-        _table(part, d, "angles", copies=2),
+        _second(part, d, "angles"),
         Product(part=part, rows="bond_pairs", inputs=model.num_radial, outputs=d),
-        _table(part, d, "bond_pairs", copies=2),
+        _table(part, d, "bond_pairs"),
+        Product(part=part, rows="bond_pairs", inputs=d, outputs=d, after_silu=True),
     ]
     if model.compat or not is_last:
-        result += [_update(part, d, "angles", is_last), _update(part, d, "angles", is_last, leaves_block=True)]
+        result += [_update(part, d, "angles", is_last), _outer(part, d, "angles", is_last)]
     return result
 
 
@@ -106,19 +113,25 @@ def _atom_refinement(part: str, model: ModelConfig, is_last: bool) -> list[Produ
     result = [
         _table(part, d, "edge_pairs", copies=2),
         _table(part, d, "atoms", copies=4),
-        _table(part, d, "edges", copies=2),
+        _second(part, d, "edges"),
         Product(part=part, rows="edge_pairs", inputs=model.num_radial, outputs=d),
         _table(part, d, "atoms"),
-        _update(part, d, "atoms", False, leaves_block=True),
+        _outer(part, d, "atoms", False),
     ]
     if model.compat or not is_last:
-        result += [_update(part, d, "edges", is_last), _update(part, d, "edge_pairs", is_last, leaves_block=True)]
+        result += [_update(part, d, "edges", is_last), _outer(part, d, "edge_pairs", is_last, fused=False)]
     return result
 
 
-def _update(part: str, width: int, rows: RowKind, dead: bool, leaves_block: bool = False) -> Product:
-    """One layer of a feed-forward update; nothing reads those of the last block's angles and edges."""
-    return Product(part=part, rows=rows, inputs=width, outputs=width, reaches_loss=not dead, leaves_block=leaves_block)
+def _update(part: str, width: int, rows: RowKind, dead: bool) -> Product:
+    """First layer of a feed-forward update; nothing reads those of the last block's angles and edges."""
+    return Product(part=part, rows=rows, inputs=width, outputs=width, reaches_loss=not dead)
+
+
+def _outer(part: str, width: int, rows: RowKind, dead: bool, fused: bool = True) -> Product:
+    """Second layer of a feed-forward update: its result leaves the block."""
+    return Product(part=part, rows=rows, inputs=width, outputs=width, reaches_loss=not dead, leaves_block=True,
+                   after_silu=fused)  # fmt: skip
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:
@@ -140,4 +153,78 @@ def parameters(model: ModelConfig) -> dict[str, int]:
     if model.compat:
         result["magnetic_moment_head"] = 2 * d * d + 2 * d + 2 * d + 1
         result["reference_energies"] = model.num_elements
+    return result
+
+
+def operators(model: ModelConfig) -> list[Operator]:
+    """Everything of one energy forward that is not a matrix product."""
+    d = model.width
+    result = [
+        # distances, images and cosines, envelopes, radial and angular bases: short rows, several passes each
+        Operator(part="embedding", kind="plain", rows="edges", channels=3, arrays=(12, 12, 24)),
+        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=model.num_radial, arrays=(8, 12, 24)),
+        Operator(part="embedding", kind="plain", rows="angles", channels=3, arrays=(9, 12, 18)),
+        Operator(part="embedding", kind="plain", rows="angles", channels=model.num_angular, arrays=(6, 8, 12)),
+        Operator(part="embedding", kind="silu", rows="angles", channels=d),
+        Operator(part="embedding", kind="silu", rows="edge_pairs", channels=d),
+        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=d, arrays=(3, 5, 10)),
+    ]
+    for block in range(model.num_blocks):
+        result += _block_operators(model, f"block {block}", is_last=block == model.num_blocks - 1)
+    result.append(Operator(part="readout", kind="silu", rows="atoms", channels=4 * d))
+    return result
+
+
+def _gated_operators(part: str, width: int, rows: RowKind, tables: int) -> list[Operator]:
+    """Core and gate: sum of gathered tables, SiLU; then the gated norm. tables 0: dense, nothing gathered."""
+    result = [
+        Operator(part=part, kind="silu", rows=rows, channels=width, copies=2),
+        Operator(part=part, kind="gated_norm", rows=rows, channels=width),
+    ]
+    if tables:
+        result.append(Operator(part=part, kind="gather", rows=rows, channels=width, copies=2 * tables))
+    return result
+
+
+def _attention_operators(part: str, width: int, rows: RowKind, nodes: RowKind, shared_rows: bool) -> list[Operator]:
+    result = [
+        *_gated_operators(part, width, rows, tables=3 if shared_rows else 2),
+        Operator(part=part, kind="attention_sums", rows=rows, channels=width, copies=2),
+        Operator(part=part, kind="plain", rows=nodes, channels=2 * width, arrays=(9, 12, 20)),
+        *_gated_operators(part, width, nodes, tables=0),
+        residual(part, nodes, width),
+        fan_out(part, "edge_pairs" if shared_rows else rows, width, uses=5),
+    ]
+    if shared_rows:  # one line per pair, read by its two directed edges: logits are gathered, values averaged
+        result.append(Operator(part=part, kind="gather", rows=rows, channels=width, copies=3))
+    return result
+
+
+def _block_operators(model: ModelConfig, part: str, is_last: bool) -> list[Operator]:
+    d = model.width
+    result = [
+        *_attention_operators(part, d, "angles", "edge_pairs", shared_rows=False),
+        *_attention_operators(part, d, "edges", "atoms", shared_rows=True),
+        residual(part, "angles", d),
+        residual(part, "edge_pairs", d),
+        *_gated_operators(part, d, "angles", tables=3),
+        *_gated_operators(part, d, "edges", tables=3),
+        Operator(part=part, kind="weighted_sum", rows="angles", channels=d),
+        Operator(part=part, kind="weighted_sum", rows="edges", channels=d),
+        Operator(part=part, kind="silu", rows="bond_pairs", channels=d),
+        Operator(part=part, kind="silu", rows="atoms", channels=d),
+        residual(part, "edge_pairs", d),
+        residual(part, "atoms", d),
+        fan_out(part, "angles", d, uses=3),
+        fan_out(part, "edges", d, uses=2),
+    ]
+    if model.compat or not is_last:
+        dead = is_last
+        result += [
+            Operator(part=part, kind="silu", rows="angles", channels=d, reaches_loss=not dead),
+            Operator(part=part, kind="silu", rows="edges", channels=d, reaches_loss=not dead),
+            Operator(part=part, kind="gather", rows="edges", channels=d, reaches_loss=not dead),
+            Operator(part=part, kind="plain", rows="angles", channels=d, arrays=(5, 6, 9), reaches_loss=not dead),
+            Operator(part=part, kind="plain", rows="edge_pairs", channels=d, arrays=(5, 6, 9), reaches_loss=not dead),
+        ]
     return result
