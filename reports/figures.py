@@ -276,6 +276,6 @@ def continuation_figure(view: StudyView, published: PublishedRun | None) -> Figu
         _ranks_axis(axes, ticks[:: max(1, len(ticks) // 6)] if len(ticks) > 8 else ticks)
         axes.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
         axes.set_ylim(max(0.0, 10 * ((min(lows) - 10) // 10)), 104)
-        axes.set_ylabel("predicted weak efficiency, %")
+        axes.set_ylabel("weak efficiency, %")
         _legend(axes, handles)
         return figure

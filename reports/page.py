@@ -44,6 +44,7 @@ def render_page(folder: RecordFolder, *, title: str = "Scaling report", written_
         loader=jinja2.FileSystemLoader(TEMPLATE_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    environment.filters["tied"] = wording.tied
     return environment.get_template("page.html.j2").render(
         title=title,
         css=(TEMPLATE_FOLDER / "page.css").read_text(encoding="utf-8"),
@@ -199,7 +200,8 @@ def _continuation_block(view: StudyView) -> dict[str, Any]:
                 "percent": _share_text(share),
             }
         )  # fmt: skip
-    peak = view.points[-1].share_predicted().peak
+    last_share = view.points[-1].share_predicted()
+    peak = last_share.peak
     return {
         "name": view.name, "question": view.question, "model": record.model, "machine": record.machine,
         "rows": rows, "published": published, "peak": peak,
@@ -210,7 +212,7 @@ def _continuation_block(view: StudyView) -> dict[str, Any]:
             f"{view.name}-continuation", figures.continuation_figure(view, published),
             wording.continuation_caption(published is not None), "predicted weak efficiency; numbers: table",
         ),
-        "method": record.method,
+        "method": record.method, "note": last_share.note,
     }  # fmt: skip
 
 

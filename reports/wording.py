@@ -5,6 +5,7 @@ No sentence here says faster or slower: that needs a rank test and at least six 
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -66,6 +67,11 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(dict.fromkeys(plain(entry) for entry in value))
     return str(value)
+
+
+def tied(text: str) -> str:
+    """The text with numbers tied to their units, so that no line ends between the two."""
+    return re.sub(r"(\d) (%|ms|s|ranks|runs|points|MiB)(?!\w)", "\\1\u00a0\\2", text)
 
 
 def _listed(items: Sequence[Any]) -> str:

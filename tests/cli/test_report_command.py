@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from record_sets import campaign, continuation
 
 from janus.cli.main import main
 from scaling_studies.records import RECORD_FOLDER, write_record
+from tests.record_sets import campaign, continuation
 
 
 @pytest.fixture

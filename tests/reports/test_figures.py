@@ -3,11 +3,11 @@
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from record_sets import campaign, continuation, record
 
 from reports import figures
 from reports.points import arrange
 from reports.published import published_run
+from tests.record_sets import campaign, continuation, record
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from record_sets import campaign, continuation, prediction, record
 
 from reports.page import render_page
 from scaling_studies.records import Record, RecordFolder
+from tests.record_sets import campaign, continuation, prediction, record
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -1,11 +1,11 @@
 """Records arranged as points: values by hand, exclusions kept, nonsense refused."""
 
 import pytest
-from record_sets import campaign, continuation, prediction, record
 
 from janus.errors import UserError
 from reports.points import arrange, paired
 from scaling_studies.records import FAILED, Peak
+from tests.record_sets import campaign, continuation, prediction, record
 
 
 def test_points_carry_medians_errors_and_efficiencies_of_hand_made_records():

@@ -4,20 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_study import strong, weak
 
 from janus.errors import UserError
-from scaling_studies.cells import DataCounts, check_constant_work, middle_structures, resolve_cells
+from scaling_studies.cells import check_constant_work, middle_structures, resolve_cells
 from scaling_studies.records import RankCounts
-
-
-def data(num_structures: int = 20, seed: int = 0) -> DataCounts:
-    draw = np.random.default_rng(seed)
-    edges = draw.integers(100, 5000, num_structures)
-    return DataCounts(
-        fingerprint="f00d", atoms=draw.integers(2, 60, num_structures), edges=edges, bonds=edges // 3,
-        angles=draw.integers(0, 9000, num_structures),
-    )  # fmt: skip
+from tests.study_cases import data, strong, weak
 
 
 def test_middle_structures_surround_the_median_and_skip_empty_ones():

@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cells import data
-from test_study import strong, weak
 
 from janus.errors import UserError
 from scaling_studies.cells import resolve_cells
 from scaling_studies.local import ATTEMPT_FOLDER, LocalExecutor, only_runner
 from scaling_studies.measured import Host
 from scaling_studies.records import DONE, FAILED, INVALID, TIMEOUT, Peak, read_folder
+from tests.study_cases import data, strong, weak
 
 CORE = Peak(flops_per_s=1e15, name="matrix product, one core", dtype="float32", source="measured")
 TRAINER = (sys.executable, str(Path(__file__).parent / "standin_trainer.py"))

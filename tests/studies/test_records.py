@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from record_sets import campaign, prediction, record
 
 from janus.errors import UserError
 from scaling_studies import atomic
 from scaling_studies.records import FAILED, SCHEMA, Peak, cell_hash, from_json, read_folder, to_json, write_record
+from tests.record_sets import campaign, prediction, record
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,8 @@
 import pytest
 
 from janus.errors import UserError
-from scaling_studies.study import CAMPAIGN_FILE, Study, check_campaign, quick_studies, read_campaign, write_campaign
-
-
-def weak(**changes) -> Study:
-    values = {"name": "w", "question": "How?", "mode": "weak", "ranks": (1, 2), "structures_per_rank": 2, "repeats": 2}
-    return Study(**{**values, **changes})
-
-
-def strong(**changes) -> Study:
-    values = {"name": "s", "question": "How?", "mode": "strong", "ranks": (1, 2), "structures_total": 4, "repeats": 2}
-    return Study(**{**values, **changes})
+from scaling_studies.study import CAMPAIGN_FILE, check_campaign, quick_studies, read_campaign, write_campaign
+from tests.study_cases import strong, weak
 
 
 @pytest.mark.parametrize(
