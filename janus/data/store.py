@@ -33,7 +33,7 @@ from janus.data.structure import Structure
 from janus.errors import UserError
 
 SKIPPED_NAME = "skipped.json"
-CHUNK_STRUCTURES = 4096
+CHUNK_STRUCTURES = 1024
 
 # name -> (type, shape of one row). Rows are atoms, structures, (structure, element) pairs or bytes of names.
 CONTENT = {

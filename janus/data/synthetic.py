@@ -14,7 +14,6 @@ from ase import units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.data import atomic_numbers, reference_states
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 
 from janus.data.structure import Structure
@@ -99,5 +98,6 @@ def _run_dynamics(atoms: ase.Atoms, random: np.random.Generator) -> None:
     """Constant-energy dynamics from rattled places and thermal velocities."""
     atoms.positions += random.normal(0.0, MD_RATTLE_ANGSTROM, atoms.positions.shape)
     temperature = random.uniform(*MD_TEMPERATURE_K)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=random)
+    spread = np.sqrt(atoms.get_masses() * units.kB * temperature)  # Maxwell-Boltzmann: width of each momentum component
+    atoms.set_momenta(random.standard_normal((len(atoms), 3)) * spread[:, None])
     VelocityVerlet(atoms, timestep=MD_STEP_FS * units.fs).run(MD_STEPS)

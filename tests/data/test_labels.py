@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sample_files import ATOMS, BAD_FRAMES, frame, good_frames
 
 from janus.data.labels import (
     LabelChecker,
@@ -18,6 +17,7 @@ from janus.data.problems import ERRORS, WARNINGS, DataError
 from janus.data.reading import LabelKeys, read_entries
 from janus.data.structure import Structure
 from janus.errors import UserError
+from tests.data.sample_files import ATOMS, BAD_FRAMES, frame, good_frames
 
 
 def checked(*paths, limits=None, keys=None):

@@ -12,10 +12,10 @@ import ase.io
 import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
-from sample_files import frame, good_frames
 
 from janus.data.problems import DataError
 from janus.data.reading import LabelKeys, read_entries
+from tests.data.sample_files import frame, good_frames
 
 
 def labelled_atoms(count: int) -> list[ase.Atoms]:
