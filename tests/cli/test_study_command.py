@@ -1,0 +1,159 @@
+"""``janus study`` from the command line, with the real trainer on very small work."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from janus.cli.main import main
+from scaling_studies.records import DONE, PREDICTED, RECORD_FOLDER, read_folder
+from tests.host_machine import write_host
+
+CAMPAIGN = """
+[[study]]
+name = "weak"
+question = "Does it run?"
+mode = "weak"
+ranks = [1, 2]
+structures_per_rank = 1
+repeats = 1
+warm_up_steps = 1
+steps = 2
+time_out_s = 200
+
+[[study]]
+name = "strong"
+question = "Does it run?"
+mode = "strong"
+ranks = [2]
+structures_total = 2
+repeats = 1
+warm_up_steps = 1
+steps = 2
+time_out_s = 200
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    assert main(["data", "make", "--out", str(folder / "few.store"), "--count", "6", "--max-atoms", "8"]) == 0
+    write_host(folder / "machine.toml")
+    (folder / "study.toml").write_text(CAMPAIGN)
+    return folder
+
+
+def words(inputs, out, *more):
+    return ["study", "run", "--config", str(inputs / "study.toml"), "--data", str(inputs / "few.store"),
+            "--machine", str(inputs / "machine.toml"), "--out", str(out), *more]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    assert main(words(inputs, out)) == 0
+    return out
+
+
+def test_every_point_is_measured_and_predicted(finished):
+    folder = read_folder(finished / RECORD_FOLDER)
+    assert folder.refused == ()
+    cells = {record.cell_id for record in folder.records if record.study in ("weak", "strong")}
+    measured = [record for record in folder.records if record.source != PREDICTED]
+    predicted = [record for record in folder.records if record.source == PREDICTED and record.cell_id in cells]
+    assert len(cells) == len(measured) == len(predicted) == 3
+    assert {record.state for record in folder.records} == {DONE}
+    for record in measured:
+        twin = next(entry for entry in predicted if entry.cell_id == record.cell_id)
+        assert record.counts_per_rank == twin.counts_per_rank
+        assert record.model_flops == pytest.approx(twin.model_flops)
+        assert record.peak == twin.peak
+        assert len(record.step_s) == 2
+        assert sum(values[0] for values in record.phase_s.values()) <= 1.05 * record.step_s[0]
+
+
+def test_ranks_of_the_weak_study_did_equal_work(finished):
+    records = [record for record in read_folder(finished / RECORD_FOLDER).records if record.study == "weak"]
+    assert len({counts for record in records for counts in record.counts_per_rank}) == 1
+
+
+def test_a_second_run_does_nothing_more(inputs, finished):
+    before = {path.name for path in (finished / "attempts").iterdir()}
+    assert main(words(inputs, finished)) == 0
+    assert {path.name for path in (finished / "attempts").iterdir()} == before
+
+
+def test_show_prints_one_json_document(finished, capsys):
+    assert main(["study", "show", str(finished), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    points = [point for point in document["points"] if point["study"] == "weak"]
+    assert [point["ranks"] for point in points] == [1, 2]
+    assert all(point["measured_step_s"] > 0 and point["predicted_step_s"] > 0 for point in points)
+
+
+def test_show_prints_a_table_for_people(finished, capsys):
+    assert main(["study", "show", str(finished)]) == 0
+    text = capsys.readouterr().out
+    assert "weak (weak)" in text
+    assert "1 of 1" in text
+
+
+def test_the_report_of_a_real_study_names_every_point(finished, tmp_path):
+    assert main(["report", str(finished), "--out", str(tmp_path / "report.html")]) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "3 training runs that count" in text
+    assert "matrix product, one core" in text
+
+
+def test_other_data_in_the_same_folder_is_refused_and_nothing_is_lost(inputs, finished, tmp_path, capsys):
+    assert main(["data", "make", "--out", str(tmp_path / "other.store"), "--count", "6", "--seed", "7",
+                 "--max-atoms", "8"]) == 0  # fmt: skip
+    before = read_folder(finished / RECORD_FOLDER)
+    other = [str(tmp_path / "other.store") if "few.store" in word else word for word in words(inputs, finished)]
+    assert main(other) == 2
+    assert "use a new --out" in capsys.readouterr().err
+    assert read_folder(finished / RECORD_FOLDER) == before
+
+
+def test_a_run_that_fails_gives_exit_code_1_and_is_listed(inputs, tmp_path, capfd):
+    text = CAMPAIGN.partition('[[study]]\nname = "strong"')[0].replace("[1, 2]", "[1]")
+    (tmp_path / "study.toml").write_text(text.replace("time_out_s = 200", "time_out_s = 0.2"))
+    arguments = ["study", "run", "--config", str(tmp_path / "study.toml"), "--data", str(inputs / "few.store"),
+                 "--machine", str(inputs / "machine.toml"), "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
+    assert main(arguments) == 1
+    document = json.loads(capfd.readouterr().out)
+    (point,) = [point for point in document["points"] if point["study"] == "weak"]
+    assert point["excluded"][0]["state"] == "TIMEOUT"
+    assert point["measured_step_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("--machine", "nowhere.toml"), "nowhere.toml"),
+        (("--data", "nowhere.xyz"), "nowhere.xyz"),
+        (("--config", "nowhere.toml"), "nowhere.toml"),
+    ],
+)
+def test_missing_input_is_one_sentence_and_exit_code_2(inputs, tmp_path, change, expected, capsys):
+    arguments = words(inputs, tmp_path / "out")
+    arguments[arguments.index(change[0]) + 1] = change[1]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert error.count("\n") == 1
+
+
+def test_show_of_nothing_is_exit_code_2(tmp_path, capsys):
+    assert main(["study", "show", str(tmp_path)]) == 2
+    assert "janus study run" in capsys.readouterr().err
+
+
+def test_help_has_examples():
+    result = subprocess.run(
+        [sys.executable, "-m", "janus", "study", "run", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "examples:" in result.stdout
+    assert "[[study]]" in result.stdout
