@@ -85,7 +85,7 @@ class Product:
     leaves_block: the result leaves its block linearly, so that block's force pass does not depend on it (this saves
     something under recompute only).
     activations: the second factor is an activation too, as in attention.
-    launches: kernel calls of one forward.
+    weights: distinct weight matrices, each its own kernel call (0: one per copy; experts: all of them).
     """
 
     part: str
@@ -100,7 +100,12 @@ class Product:
     after_silu: bool = False
     leaves_block: bool = False
     activations: bool = False
-    launches: float = 1
+    weights: float = 0
+
+    @property
+    def launches(self) -> float:
+        """Kernel calls of one forward."""
+        return self.weights or self.copies
 
     def forward_flops(self, counts: Counts) -> float:
         """FLOPs of the product in the energy forward (a multiply and an add are two)."""
@@ -136,8 +141,9 @@ def phase_product_arrays(products: Iterable[Product], counts: Counts) -> tuple[d
     arrays, launches = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)
     for product in products:
         rows = counts.rows(product.rows)
-        touched = rows * (product.inputs + product.outputs) + product.inputs * product.outputs
+        touched = product.copies * rows * (product.inputs + product.outputs)
+        touched += product.launches * product.inputs * product.outputs
         for phase, multiple in product.multiples(executed=True).items():
-            arrays[phase] += multiple * product.copies * touched
+            arrays[phase] += multiple * touched
             launches[phase] += multiple * product.launches
     return arrays, launches

@@ -175,7 +175,7 @@ def operators(model: ModelConfig) -> list[Operator]:
     return result
 
 
-def _gated_operators(part: str, width: int, rows: RowKind, tables: int) -> list[Operator]:
+def gated_operators(part: str, width: int, rows: RowKind, tables: int) -> list[Operator]:
     """Core and gate: sum of gathered tables, SiLU; then the gated norm. tables 0: dense, nothing gathered."""
     result = [
         Operator(part=part, kind="silu", rows=rows, channels=width, copies=2),
@@ -188,10 +188,10 @@ def _gated_operators(part: str, width: int, rows: RowKind, tables: int) -> list[
 
 def _attention_operators(part: str, width: int, rows: RowKind, nodes: RowKind, shared_rows: bool) -> list[Operator]:
     result = [
-        *_gated_operators(part, width, rows, tables=3 if shared_rows else 2),
+        *gated_operators(part, width, rows, tables=3 if shared_rows else 2),
         Operator(part=part, kind="attention_sums", rows=rows, channels=width, copies=2),
         Operator(part=part, kind="plain", rows=nodes, channels=2 * width, arrays=(9, 12, 20)),
-        *_gated_operators(part, width, nodes, tables=0),
+        *gated_operators(part, width, nodes, tables=0),
         residual(part, nodes, width),
         fan_out(part, "edge_pairs" if shared_rows else rows, width, uses=5),
     ]
@@ -207,8 +207,8 @@ def _block_operators(model: ModelConfig, part: str, is_last: bool) -> list[Opera
         *_attention_operators(part, d, "edges", "atoms", shared_rows=True),
         residual(part, "angles", d),
         residual(part, "edge_pairs", d),
-        *_gated_operators(part, d, "angles", tables=3),
-        *_gated_operators(part, d, "edges", tables=3),
+        *gated_operators(part, d, "angles", tables=3),
+        *gated_operators(part, d, "edges", tables=3),
         Operator(part=part, kind="weighted_sum", rows="angles", channels=d),
         Operator(part=part, kind="weighted_sum", rows="edges", channels=d),
         Operator(part=part, kind="silu", rows="bond_pairs", channels=d),

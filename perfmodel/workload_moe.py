@@ -1,17 +1,18 @@
-"""Matrix products and parameters of MatRIS-MoE (``family = "matris-moe"``): formulas of the model configuration.
+"""Matrix products, operators and parameters of MatRIS-MoE (``family = "matris-moe"``): formulas of the configuration.
 
-It describes janus/model; tests hold it to the real model (parameters exactly, FLOPs to torch's counter).
-d width, a angle_width, k routed experts per token, n_s shared experts, one expert = SwiGLU of 3 d h weights.
+It describes janus/model/matris_moe.py; tests hold it to the real model (parameters exactly, FLOPs to torch's counter).
+d width, a angle_width, X experts, k routed experts per token, n_s shared experts, one expert 3 d h weights.
 Source of the architecture: arXiv 2604.15821 (totals, top-k); the rest is this project's choice (docs/model.md).
 """
 
 from __future__ import annotations
 
 from janus.config import ExpertConfig, ModelConfig
+from perfmodel.operators import Operator, fan_out
 from perfmodel.products import Product, RowKind
-from perfmodel.workload_matris import energy_head
+from perfmodel.workload_matris import energy_head, gated_operators
 
-ENERGY_HEAD_HIDDEN = (256, 128, 128)
+NORM_ARRAYS = (3.0, 6.0, 24.0)  # layer normalisation by torch: its double backward is a dozen elementwise kernels
 
 
 def experts_of(model: ModelConfig) -> ExpertConfig:
@@ -22,52 +23,121 @@ def experts_of(model: ModelConfig) -> ExpertConfig:
 
 def products(model: ModelConfig) -> list[Product]:
     """Every matrix product of one energy forward."""
-    d, a, experts = model.width, model.angle_width, experts_of(model)
-    tokens = experts.top_k + experts.num_shared_experts
+    d, radial = model.width, model.num_radial
     result = [
-        Product(part="embedding", rows="edges", inputs=model.num_radial, outputs=d),
-        Product(part="embedding", rows="edges", inputs=d, outputs=d),
-        Product(part="embedding", rows="angles", inputs=model.num_angular, outputs=a),
+        Product(part="embedding", rows="once", inputs=d, outputs=radial, copies=d, moves=False),
+        Product(part="embedding", rows="edge_pairs", inputs=radial, outputs=d),
+        Product(part="embedding", rows="edge_pairs", inputs=d, outputs=d),
+        Product(part="embedding", rows="angles", inputs=model.num_angular, outputs=model.angle_width),
         Product(part="embedding", rows="atoms", inputs=d, outputs=d, moves=False),
     ]
     for block in range(model.num_blocks):
-        part = f"block {block}"
-        result += [
-            Product(part=f"{part} three-body", rows="bonds", inputs=d, outputs=a),
-            Product(part=f"{part} three-body", rows="angles", inputs=a, outputs=a, copies=4),
-            Product(part=f"{part} three-body", rows="bonds", inputs=a, outputs=d),
-            Product(part=f"{part} message", rows="atoms", inputs=d, outputs=d, copies=2, moves=block > 0),
-            *_expert_products(f"{part} message", "edges", d, experts.message_hidden, tokens),
-            Product(part=f"{part} attention", rows="atoms", inputs=d, outputs=d, moves=block > 0),
-            Product(part=f"{part} attention", rows="edges", inputs=d, outputs=2 * d),
-            Product(part=f"{part} attention", rows="atoms", inputs=d, outputs=d),
-            *_expert_products(f"{part} feature", "atoms", d, experts.feature_hidden, tokens),
-        ]
+        result += _block(model, f"block {block}", atoms_move=block > 0)
     return result + energy_head(d)
 
 
-def _expert_products(part: str, rows: RowKind, width: int, hidden: int, tokens: int) -> list[Product]:
-    """SwiGLU on ``tokens`` experts per row: up and gate d -> h each, down h -> d."""
+def _block(model: ModelConfig, part: str, atoms_move: bool) -> list[Product]:
+    d, a, experts = model.width, model.angle_width, experts_of(model)
     return [
-        Product(part=part, rows=rows, inputs=width, outputs=2 * hidden, copies=tokens),
-        Product(part=part, rows=rows, inputs=hidden, outputs=width, copies=tokens),
+        Product(part=f"{part} three-body", rows="bonds", inputs=d, outputs=a),
+        Product(part=f"{part} three-body", rows="angles", inputs=a, outputs=a, copies=2),
+        Product(part=f"{part} three-body", rows="bonds", inputs=a, outputs=a, copies=4),
+        Product(part=f"{part} three-body", rows="angles", inputs=a, outputs=a, copies=2, after_silu=True),
+        Product(part=f"{part} three-body", rows="bonds", inputs=model.num_radial, outputs=a),
+        Product(part=f"{part} three-body", rows="bonds", inputs=a, outputs=d),
+        Product(part=f"{part} message", rows="atoms", inputs=d, outputs=d, copies=2, moves=atoms_move),
+        *_experts(f"{part} message", "edges", d, experts.message_hidden, experts, leaves_block=False),
+        Product(part=f"{part} attention", rows="atoms", inputs=d, outputs=d, moves=atoms_move),
+        Product(part=f"{part} attention", rows="edges", inputs=d, outputs=d, copies=2),
+        Product(part=f"{part} attention", rows="atoms", inputs=d, outputs=d),
+        *_experts(f"{part} feature", "atoms", d, experts.feature_hidden, experts, leaves_block=True),
+    ]
+
+
+def _experts(part: str, rows: RowKind, width: int, hidden: int, experts: ExpertConfig, leaves_block: bool) -> list[Product]:
+    """Routed experts (k copies of every token, one product per expert) and the shared ones, joined into one."""
+    routed, shared = float(experts.top_k), experts.num_shared_experts * hidden
+    count = experts.num_experts
+    result = [
+        Product(part=part, rows=rows, inputs=width, outputs=2 * hidden, copies=routed, weights=count),
+        Product(part=part, rows=rows, inputs=hidden, outputs=width, copies=routed, weights=count,
+                leaves_block=leaves_block),
+    ]  # fmt: skip
+    if shared:
+        result += [
+            Product(part=part, rows=rows, inputs=width, outputs=2 * shared),
+            Product(part=part, rows=rows, inputs=shared, outputs=width, leaves_block=leaves_block),
+        ]
+    return result
+
+
+def operators(model: ModelConfig) -> list[Operator]:
+    """Everything of one energy forward that is not a matrix product."""
+    d = model.width
+    result = [
+        Operator(part="embedding", kind="plain", rows="edges", channels=3, arrays=(12, 12, 24)),
+        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=model.num_radial, arrays=(8, 12, 24)),
+        Operator(part="embedding", kind="plain", rows="angles", channels=3, arrays=(9, 12, 18)),
+        Operator(part="embedding", kind="plain", rows="angles", channels=model.num_angular, arrays=(6, 8, 12)),
+        Operator(part="embedding", kind="silu", rows="angles", channels=model.angle_width),
+        Operator(part="embedding", kind="silu", rows="edge_pairs", channels=d),
+        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=d, arrays=NORM_ARRAYS),
+        Operator(part="embedding", kind="gather", rows="edges", channels=d),
+    ]
+    for block in range(model.num_blocks):
+        result += _block_operators(model, f"block {block}")
+    return [*result, Operator(part="readout", kind="plain", rows="atoms", channels=5 * d, arrays=(3, 5, 12))]
+
+
+def _norm(part: str, rows: RowKind, channels: int) -> Operator:
+    return Operator(part=part, kind="plain", rows=rows, channels=channels, arrays=NORM_ARRAYS)
+
+
+def _block_operators(model: ModelConfig, part: str) -> list[Operator]:
+    d, a, experts = model.width, model.angle_width, experts_of(model)
+    return [
+        *gated_operators(part, a, "angles", tables=2),
+        Operator(part=part, kind="weighted_sum", rows="angles", channels=a),
+        fan_out(part, "angles", a, uses=3),
+        Operator(part=part, kind="plain", rows="bonds", channels=a, arrays=(3, 6, 9)),
+        Operator(part=part, kind="gather", rows="bonds", channels=d, copies=2),
+        Operator(part=part, kind="gather", rows="edges", channels=d, copies=2),  # both atoms of each edge
+        _norm(part, "atoms", 3 * d),
+        _norm(part, "edges", 2 * d),
+        fan_out(part, "edges", d, uses=5),
+        *_expert_operators(part, "edges", d, experts.message_hidden, experts),
+        Operator(part=part, kind="gather", rows="edges", channels=d, copies=2),  # queries out, weighted values in
+        Operator(part=part, kind="plain", rows="edges", channels=d, arrays=(8, 16, 32)),
+        *_expert_operators(part, "atoms", d, experts.feature_hidden, experts),
+    ]
+
+
+def _expert_operators(part: str, rows: RowKind, width: int, hidden: int, experts: ExpertConfig) -> list[Operator]:
+    """Copies of the tokens, silu(core) * gate, weighting, the sum back, and the loads by sorting."""
+    k, shared = experts.top_k, experts.num_shared_experts
+    return [
+        Operator(part=part, kind="gather", rows=rows, channels=width, copies=2 * k),
+        Operator(part=part, kind="plain", rows=rows, channels=k * width, arrays=(5, 8, 12)),
+        Operator(part=part, kind="plain", rows=rows, channels=(k + shared) * hidden, arrays=(5, 11, 30)),
+        Operator(part=part, kind="plain", rows=rows, channels=width, arrays=(6, 3, 6)),
     ]
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:
-    """Parameters per part; experts apart, so that the active count follows."""
-    d, a, experts = model.width, model.angle_width, experts_of(model)
-    head = (d, *ENERGY_HEAD_HIDDEN, 1)
+    """Parameters per part, exact; routed experts apart, so that the active count follows."""
+    d, a, radial, experts = model.width, model.angle_width, model.num_radial, experts_of(model)
+    blocks, shared = model.num_blocks, experts.num_shared_experts
     message, feature = 3 * d * experts.message_hidden, 3 * d * experts.feature_hidden
-    blocks = model.num_blocks
     return {
-        "embedding": model.num_elements * d + d * d + model.num_radial * d + d * d + model.num_angular * a,
-        "three_body": blocks * (2 * d * a + 4 * a * a),
-        "attention": blocks * 4 * d * d,
-        "message_shared": blocks * (2 * d * d + experts.num_shared_experts * message),
-        "feature_shared": blocks * experts.num_shared_experts * feature,
+        "atom_embedding": model.num_elements * d + d * d,
+        "edge_embedding": 2 * radial + radial * d + 2 * d * d + 2 * d,
+        "angle_embedding": model.num_angular * a,
+        "three_body": blocks * (2 * d * a + 8 * a * a + 8 * a + radial * a),
+        "attention": blocks * (4 * d * d + 4 * d),
+        "message_shared": blocks * (2 * d * d + 4 * d + shared * message),
+        "feature_shared": blocks * (2 * d + shared * feature),
+        "gates": blocks * 2 * model.num_elements * experts.num_experts,
         "message_experts": blocks * experts.num_experts * message,
         "feature_experts": blocks * experts.num_experts * feature,
-        "gates": blocks * 2 * model.num_elements * experts.num_experts,
-        "readout": sum(inputs * outputs + outputs for inputs, outputs in zip(head, head[1:], strict=False)),
+        "readout": 2 * d + (2 * d * d + 2 * d) + (2 * d * d + d) + (d * d + d) + (d + 1),
     }
