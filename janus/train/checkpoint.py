@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from janus import __version__
@@ -110,14 +110,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         file = folder / name
         if not file.is_file():
             raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
-        if file.stat().st_size != entry["bytes"]:
-            found = file.stat().st_size
+        content = file.read_bytes()  # what is checked is what is used: no map of a file that may still change
+        if len(content) != entry["bytes"]:
             raise DamagedCheckpointError(
-                f"checkpoint {folder} is damaged: {name} has {found} bytes instead of {entry['bytes']}"
+                f"checkpoint {folder} is damaged: {name} has {len(content)} bytes instead of {entry['bytes']}"
             )
-        if _file_hash(file) != entry["sha256"]:
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
             raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {name} does not match its hash")
-        tensors[file.stem] = load_file(file)
+        tensors[file.stem] = load(content)
     return Checkpoint(
         step=description["step"], config=train_config(description["config"]), tensors=tensors,
         facts=description["facts"], path=folder,

@@ -161,12 +161,14 @@ class Trainer:
         start = timer.now()
         with timer("data"):
             micro_batches = [part.to(self.communicator.device) for part in prefetcher.next()]
+        # before the update: the gate table that this step routes by
+        tokens = count_tokens(self.model, micro_batches) if self.config.model.experts is not None else {}
         totals, norm = self._step(step, rate, micro_batches, timer, flag)
         step_s = timer.now() - start
         mine = {
             "rank": self.communicator.rank, **count_micro_batches(micro_batches),
             "phase_s": timer.phase_s, "wait_s": totals.wait_s, "step_s": step_s,
-            "tokens": count_tokens(self.model, micro_batches) if self.config.model.experts is not None else {},
+            "tokens": tokens,
         }  # fmt: skip
         ranks = self.communicator.gather_objects(mine)
         self.steps_done = outcome.steps_done = step + 1

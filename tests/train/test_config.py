@@ -1,5 +1,6 @@
 """The trainer's settings: defaults, overlays, words on the command line, rules."""
 
+import re
 import tomllib
 
 import pytest
@@ -66,9 +67,8 @@ def test_epochs_count_whole_batches():
     ],
 )
 def test_a_wrong_setting_is_named_with_its_rule(word, expected):
-    with pytest.raises(UserError, match=".") as caught:
+    with pytest.raises(UserError, match=re.escape(expected)):
         load_train_config(overrides=[word])
-    assert expected in str(caught.value)
 
 
 def test_only_data_parallel_layouts_train():

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from train_runs import make_store
 
 from janus.data.structure import Structure
 from janus.errors import UserError
 from janus.model.potential import Prediction
 from janus.train.config import LossConfig
 from janus.train.loss import Denominators, Labels, batch_loss, denominators_of, denominators_of_labels, require_labels
-from train_runs import make_store
 
 
 def pair(energy, forces, stress=None):
@@ -76,6 +76,6 @@ def test_a_weight_without_labels_is_a_mistake(tmp_path):
 
     molecules = write_store(tmp_path / "m.store", [pair(1.0, np.zeros((2, 3)))], cutoff_angstrom=4.0,
                             line_cutoff_angstrom=3.0)  # fmt: skip
-    with pytest.raises(UserError, match="set loss.stress to 0"):
+    with pytest.raises(UserError, match=r"set loss\.stress to 0"):
         require_labels(molecules, LossConfig())
     require_labels(molecules, LossConfig(stress=0.0))

@@ -1,5 +1,7 @@
 """Schedule, clipping, weight decay groups, and the average of the weights."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ def test_warm_up_then_half_a_cosine():
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0
     assert rates[14] == pytest.approx(2.0 * 0.55)  # half way down: mean of 1 and 0.1
-    assert all(earlier > later for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert all(earlier > later for earlier, later in itertools.pairwise(rates[4:]))
     assert rates[-1] > 0.2
     assert learning_rate(24, 24, 2.0, schedule) == pytest.approx(0.2)
 
