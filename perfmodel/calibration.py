@@ -186,7 +186,7 @@ def fit_rates(setting: Mapping[str, Any], dtype: str = "float32") -> tuple[Rates
     fitted = [sample for sample in setting["steps"] if not sample.held_out]
     remainder, step_quality = fit_remainder(fitted, settled, item_bytes)
     optimizer, optimizer_quality = fit_linear(
-        np.array([[sample["bytes"], 1.0] for sample in setting["optimizer"]]),
+        np.array([[sample["bytes"], sample["tensors"]] for sample in setting["optimizer"]]),
         np.array([median_s(sample) for sample in setting["optimizer"]]),
     )
     data, data_quality = fit_linear(
@@ -196,7 +196,7 @@ def fit_rates(setting: Mapping[str, Any], dtype: str = "float32") -> tuple[Rates
     quality = {
         "matmul_flops_per_s": matmul_quality, "matmul_bytes_per_s": matmul_quality,
         **dict.fromkeys(remainder, step_quality),
-        "optimizer_bytes_per_s": optimizer_quality, "optimizer_base_s": optimizer_quality,
+        "optimizer_bytes_per_s": optimizer_quality, "optimizer_tensor_s": optimizer_quality,
         **dict.fromkeys(("data_structure_s", "data_edge_s", "data_angle_s"), data_quality),
         **{f"fused_s.{name}": value for name, value in fused_quality.items()},
     }  # fmt: skip
@@ -207,7 +207,7 @@ def fit_rates(setting: Mapping[str, Any], dtype: str = "float32") -> tuple[Rates
     rates = Rates(
         ranks=setting["ranks"], threads=setting["threads"],
         matmul_flops_per_s=flops_per_s, matmul_bytes_per_s=bytes_per_s, fused_s=fused_s, **remainder,
-        optimizer_bytes_per_s=_rate(optimizer[0]), optimizer_base_s=optimizer[1],
+        optimizer_bytes_per_s=_rate(optimizer[0]), optimizer_tensor_s=optimizer[1],
         data_structure_s=data[0], data_edge_s=data[1], data_angle_s=data[2],
         all_reduce_latency_s=latency_s, all_reduce_bytes_per_s=ring_bytes_per_s,
     )  # fmt: skip

@@ -31,7 +31,7 @@ SCHEMA = "janus.machine/1"
 CATALOGUE = Path(__file__).parent / "machines"
 RATE_NAMES = (
     "matmul_flops_per_s", "matmul_bytes_per_s", "op_s", "plain_bytes_per_s", "batch_s",
-    "optimizer_bytes_per_s", "optimizer_base_s", "data_structure_s", "data_edge_s", "data_angle_s",
+    "optimizer_bytes_per_s", "optimizer_tensor_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class Rates:
     fused_s: seconds per element (row x channel) of each fused operator kind and pass (forward, backward, double);
     None: not timed, priced by its traffic at plain_bytes_per_s.
     plain_bytes_per_s: traffic of everything else; batch_s: fixed cost of one micro-batch.
-    optimizer_*: base + bytes of parameters and states / rate. data_*: seconds per structure, edge and angle to build
+    optimizer_*: seconds per parameter tensor + bytes of parameters and states / rate (clip, AdamW, average). data_*: seconds per structure, edge and angle to build
     graphs and batches. all_reduce_latency_s, all_reduce_bytes_per_s: ring form over the node's ranks (None: 1 rank).
     """
 
@@ -66,7 +66,7 @@ class Rates:
     plain_bytes_per_s: float
     batch_s: float
     optimizer_bytes_per_s: float
-    optimizer_base_s: float
+    optimizer_tensor_s: float
     data_structure_s: float
     data_edge_s: float
     data_angle_s: float

@@ -15,7 +15,7 @@ from perfmodel.operators import FUSED_KINDS, PASS_NAMES, PASS_OF_PHASE, Operator
 from perfmodel.products import PHASES, Counts, Product, phase_flops, phase_product_arrays, total_counts
 
 __all__ = ["PHASES", "Counts", "ParameterCounts", "PhaseWork", "StepFlops", "gradient_bytes", "operators_of",
-           "parameter_counts", "phase_work", "products_of", "step_flops", "total_counts"]  # fmt: skip
+           "parameter_counts", "parameter_tensors", "phase_work", "products_of", "step_flops", "total_counts"]  # fmt: skip
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -49,6 +49,12 @@ def products_of(model: ModelConfig) -> list[Product]:
 def operators_of(model: ModelConfig) -> list[Operator]:
     """Everything of one energy forward that is not a matrix product."""
     return workload_matris.operators(model) if model.family == "matris" else workload_moe.operators(model)
+
+
+def parameter_tensors(model: ModelConfig) -> int:
+    """Number of trained parameter tensors, exact."""
+    family = workload_matris if model.family == "matris" else workload_moe
+    return family.parameter_tensors(model)
 
 
 def gradient_bytes(model: ModelConfig, dtype: str = "float32") -> float:

@@ -228,3 +228,11 @@ def _block_operators(model: ModelConfig, part: str, is_last: bool) -> list[Opera
             Operator(part=part, kind="plain", rows="edge_pairs", channels=d, arrays=(5, 6, 9), reaches_loss=not dead),
         ]
     return result
+
+
+def parameter_tensors(model: ModelConfig) -> int:
+    """Number of trained parameter tensors (the optimizer's cost has a part per tensor)."""
+    embedding = 2 + 2 + 5 + 2 + (1 if model.compat else 0)
+    block, updates = 2 * 22 + 13 + 13, 6
+    blocks = model.num_blocks * (block + updates) - (0 if model.compat else updates)
+    return embedding + blocks + 10 + (4 if model.compat else 0)

@@ -141,3 +141,10 @@ def parameters(model: ModelConfig) -> dict[str, int]:
         "feature_experts": blocks * experts.num_experts * feature,
         "readout": 2 * d + (2 * d * d + 2 * d) + (2 * d * d + d) + (d * d + d) + (d + 1),
     }
+
+
+def parameter_tensors(model: ModelConfig) -> int:
+    """Number of trained parameter tensors (the optimizer's cost has a part per tensor)."""
+    shared = 2 if experts_of(model).num_shared_experts else 0
+    block = 12 + (7 + 2 + shared) + 8 + (5 + shared)
+    return 2 + 2 + 5 + 1 + model.num_blocks * block + 10
