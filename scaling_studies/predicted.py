@@ -50,12 +50,12 @@ def predicted_record(cell: Cell, machine: Machine) -> Record:
     shared: dict[str, Any] = {
         **identity(cell), "source": PREDICTED, "method": METHOD, "machine": machine.name,
         "layout": Layout(replicas=cell.ranks).to_mapping(), "counts_per_rank": cell.counts_per_rank,
-        "oversubscribed": False, "facts": {"assumptions": dict(machine.assumptions())},
     }  # fmt: skip
     try:
         prediction = predict_cell(cell, machine)
     except UserError as error:
         return Record(**shared, state=FAILED, reason=str(error))
+    assumptions = dict(machine.assumptions()) | {f"at {cell.ranks} ranks": note for note in prediction.notes}
     peak = device_peaks(machine).get(cell.study.dtype)
     return Record(
         **shared,
@@ -65,6 +65,8 @@ def predicted_record(cell: Cell, machine: Machine) -> Record:
         model_flops=float(prediction.flops_model),
         executed_flops=float(prediction.flops_executed),
         memory_bytes=int(prediction.memory_bytes),
+        oversubscribed=prediction.oversubscribed,
+        facts={"cause_s": dict(prediction.cause_s), "assumptions": assumptions},
         peak=peak.times(machine.devices_used(cell.ranks, 1)) if peak is not None else None,
     )
 

@@ -202,7 +202,7 @@ def _run_tasks(executor: LocalExecutor, tasks: Sequence[Task]) -> list[Record]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
     records = []
-    with bars.Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress:
         bar = progress.add_task("study", total=len(tasks))
         for task in tasks:
             cell = task.cell
