@@ -106,8 +106,9 @@ def test_a_contradiction_is_refused_by_name(stopped, capsys, words, sentence):
 
 
 def test_other_data_is_refused(stopped, tmp_path, capsys):
-    from janus.data.store import write_store
     from train_runs import CUTOFFS, make_structures
+
+    from janus.data.store import write_store
 
     other = write_store(tmp_path / "other.store", make_structures()[:8], **CUTOFFS)
     assert main(["train", "--out", str(stopped), "--resume", "--data", str(other.path)]) == 2

@@ -1,0 +1,34 @@
+"""Run under mpiexec by test_failure.py: one rank misbehaves in the way named by the first argument."""
+
+import sys
+import time
+
+import torch
+
+from janus.cli.train import _under_watch
+from janus.parallel.communication import connect
+from janus.parallel.watchdog import Watchdog
+
+
+def misbehave(way: str, rank: int) -> None:
+    if rank == 1:
+        if way == "exception":
+            raise ValueError("something odd on purpose")
+        if way == "absent":
+            time.sleep(60)
+
+
+def main() -> None:
+    communicator = connect(device="cpu")
+    watchdog = Watchdog(communicator, command="train", hang_timeout_s=3.0)
+
+    def work() -> None:
+        communicator.barrier()
+        misbehave(sys.argv[1], communicator.rank)
+        communicator.all_reduce_sum(torch.zeros(10))
+
+    _under_watch(work, watchdog)
+    raise AssertionError("the watchdog must have ended this process")
+
+
+main()
