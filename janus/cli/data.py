@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   janus data stats alloys.store --ranks 8 --json        sizes, elements, load balance
 """
 NUM_ELEMENTS_SHOWN = 20
+NUM_PROBLEMS_SHOWN = 50
 
 
 def main(arguments: list[str]) -> int:
@@ -228,7 +229,9 @@ def _print_pack(target: Path, store: StructureStore, report: LabelReport) -> Non
     if report.num_bad:
         print(f"left out {report.num_bad} of {report.num_entries} structures (listed in {target / 'skipped.json'}):")
     if report.problems:
-        _print_problems(report)
+        _print_problems(report, most=NUM_PROBLEMS_SHOWN)
+        if len(report.problems) > NUM_PROBLEMS_SHOWN:
+            print(f"  and {len(report.problems) - NUM_PROBLEMS_SHOWN} more, all listed in {target / 'skipped.json'}")
 
 
 def _print_reference(reference: dict[str, Any]) -> None:
@@ -239,11 +242,11 @@ def _print_reference(reference: dict[str, Any]) -> None:
           f"{reference['rmse_ev_per_atom']:.4g} eV/atom RMSE, {reference['mae_ev_per_atom']:.4g} MAE")  # fmt: skip
 
 
-def _print_problems(report: LabelReport) -> None:
-    """Count per rule, then every problem with its place."""
+def _print_problems(report: LabelReport, most: int | None = None) -> None:
+    """Count per rule, then the problems (all, or the first ones) with their places."""
     for rule, count in sorted(report.count_of_rule.items()):
         print(f"  {rule}: {count}")
-    for problem in report.problems:
+    for problem in report.problems[:most]:
         print(f"  {'' if problem.is_error else 'warning: '}{problem.sentence}")
 
 
@@ -275,7 +278,9 @@ def _check(options: argparse.Namespace) -> int:
         for sentence in damaged:
             print(f"  {sentence}")
         verdict = "no problem" if clean else f"{report.num_bad + len(damaged)} with a problem"
-        print(f"{report.num_entries} structures and {len(options.paths)} paths checked: {verdict}")
+        num_stores = sum(path.suffix == ".store" for path in options.paths)
+        print(f"checked {report.num_entries} structures in {len(options.paths) - num_stores} files, "
+              f"and {num_stores} stores: {verdict}")  # fmt: skip
     return 0 if clean else 2
 
 
@@ -284,7 +289,9 @@ def _damage_of_store(path: Path) -> list[str]:
     from janus.data.store import StructureStore
 
     try:
-        return StructureStore.open(path).verify()
+        store = StructureStore.open(path)
+        with Console(stderr=True).status(f"hashing {path.name}"):
+            return store.verify()
     except UserError as error:
         return [str(error)]
 
@@ -298,9 +305,9 @@ def _stats(options: argparse.Namespace) -> int:
     sizes = {"num_ranks": options.ranks, "structures_per_rank": options.per_rank}
     if options.path.is_dir() or options.path.suffix == ".store":
         store = StructureStore.open(options.path)
-        store = store.recount(
-            options.cutoff or store.cutoff_angstrom, options.line_cutoff or store.line_cutoff_angstrom
-        )
+        cutoffs = (options.cutoff or store.cutoff_angstrom, options.line_cutoff or store.line_cutoff_angstrom)
+        with Console(stderr=True).status("counting"):
+            store = store.recount(*cutoffs)
         document = describe_store(store, **sizes)
     else:
         with tempfile.TemporaryDirectory() as folder, _bar("reading") as bar:

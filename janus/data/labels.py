@@ -24,6 +24,7 @@ MAX_ATOMIC_NUMBER = NUM_ATOMIC_NUMBERS - 1
 SHORTEST_LATTICE_VECTOR_ANGSTROM = 0.5  # assumed: below any bond length
 FLATTEST_CELL = 1e-3  # assumed: volume over the product of the lengths of the periodic lattice vectors
 DENSEST_CELL_ANGSTROM3_PER_ATOM = 0.5  # assumed: atomic metallic hydrogen at 500 GPa has about 1.1
+WIDEST_SPREAD_ANGSTROM = 1000.0  # assumed; vesin 0.6 ends the process on wires and slabs spread over 10,000 A or more
 SEARCH_RADIUS_ANGSTROM = 3.0
 REPAIR = "correct the file, or leave such structures out with --skip-bad"
 
@@ -60,8 +61,8 @@ def structure_findings(structure: Structure, limits: LabelLimits) -> list[Findin
     findings += _element_findings(structure) + _finite_findings(structure) + _missing_findings(structure)
     if not (np.isfinite(structure.positions).all() and np.isfinite(structure.cell).all()):
         return findings
-    degenerate = _cell_findings(structure)
-    return findings + (degenerate or _distance_findings(structure, limits)) + _force_findings(structure, limits)
+    geometry = _spread_findings(structure) + _cell_findings(structure)
+    return findings + (geometry or _distance_findings(structure, limits)) + _force_findings(structure, limits)
 
 
 def _shape_findings(structure: Structure) -> list[Finding]:
@@ -99,6 +100,13 @@ def _finite_findings(structure: Structure) -> list[Finding]:
 def _missing_findings(structure: Structure) -> list[Finding]:
     missing = [name for name in ("energy", "forces") if getattr(structure, name) is None]
     return [("missing-label", f"no {' and no '.join(missing)}")] if missing else []
+
+
+def _spread_findings(structure: Structure) -> list[Finding]:
+    spread = float(np.ptp(structure.positions, axis=0).max())
+    if spread <= WIDEST_SPREAD_ANGSTROM:
+        return []
+    return [("absurd-positions", f"its atoms are spread over {spread:.4g} A, above {WIDEST_SPREAD_ANGSTROM:g} A")]
 
 
 def _cell_findings(structure: Structure) -> list[Finding]:

@@ -49,6 +49,10 @@ def pack_files(
             entries = read_entries(source, keys)
             yield from sound_structures(entries, checker, report, skip_bad=skip_bad, on_entry=on_entry)
             _require_labels(report)
+        if report.num_bad and report.num_bad == report.num_entries:
+            rules = ", ".join(f"{rule}: {count}" for rule, count in sorted(report.count_of_rule.items()))
+            raise UserError(f"all {report.num_entries} structures break a rule ({rules}), so nothing is packed: "
+                            "list them with `janus data check`")  # fmt: skip
 
     store = write_store(
         target, structures(), cutoff_angstrom=cutoff_angstrom, line_cutoff_angstrom=line_cutoff_angstrom,

@@ -22,6 +22,7 @@ ERRORS = {
     "unknown-element": "atomic numbers are 1 to 94",
     "not-finite": "positions, cell and labels are finite numbers",
     "missing-label": "every structure has an energy and forces (stress may be absent)",
+    "absurd-positions": "atoms are spread over at most 1,000 A along each axis",
     "zero-volume-cell": "periodic lattice vectors are long enough, not (nearly) coplanar, and leave room for the atoms",
     "overlapping-atoms": "no two atoms, periodic images included, are nearer than the distance limit",
     "absurd-forces": "no force is above the force limit",

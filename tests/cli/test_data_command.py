@@ -35,7 +35,7 @@ def test_make_pack_check_stats_in_a_row(tmp_path, capsys):
     assert run("stats", tmp_path / "alloys.store", "--ranks", 2, "--per-rank", 3) == 0
     shown = capsys.readouterr().out
     assert "12 structures, seed 7" in shown
-    assert "12 structures and 2 paths checked: no problem" in shown
+    assert "checked 12 structures in 1 files, and 1 stores: no problem" in shown
     assert "load balance over 2 ranks, 3 structures each" in shown
     store = StructureStore.open(tmp_path / "alloys.store")
     assert (len(store), store.cutoff_angstrom, store.line_cutoff_angstrom) == (12, 5.0, 3.5)

@@ -63,6 +63,12 @@ BAD_FRAMES = {
     "thousands of atoms at one place": (
         frame(atoms=many_atoms_at_one_place(3000), cell=CUBE.replace("4.0", "40.0")), "overlapping-atoms",
         "at the same place"),
+    "an atom far away": (
+        frame(cell="", pbc="F F F", info="energy=1.0", atoms=(ATOMS[0], "Au 0 0 1e300 0 0 0")), "absurd-positions",
+        "spread over 1e+300 A"),
+    "an atom far from a wire": (
+        frame(cell='Lattice="4.0 0 0 0 0 0 0 0 0"', pbc="T F F", info="energy=1.0",
+              atoms=(ATOMS[0], "Au 0 20000.0 20000.0 0 0 0")), "absurd-positions", "spread over 2e+04 A"),
     "no atoms": (frame(atoms=()), "empty-structure", "no atoms"),
     "malformed number": (frame(atoms=(ATOMS[0], "Au 2.0 two 0.1 0 0 0")), "unreadable", "two"),
     "too few columns": (frame(atoms=(ATOMS[0], "Au 2.0 2.0")), "unreadable", "cannot read"),

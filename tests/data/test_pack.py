@@ -74,6 +74,14 @@ def test_without_skip_bad_nothing_is_written(tmp_path):
     assert [child.name for child in tmp_path.iterdir()] == ["a.xyz"]
 
 
+def test_when_every_structure_is_bad_the_rules_are_named(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text(frame(info="energy=nan") * 2 + frame(atoms=("X 0 0 0 0 0 0",)))
+    with pytest.raises(UserError, match=r"all 3 structures break a rule \(not-finite: 2, unknown-element: 1\)"):
+        pack_files([path], tmp_path / "a.store", skip_bad=True, **CUTOFFS)
+    assert [child.name for child in tmp_path.iterdir()] == ["a.xyz"]
+
+
 def test_a_file_without_labels_is_refused_even_with_skip_bad(tmp_path):
     bare = frame(info="REF_energy=1", properties="Properties=species:S:1:pos:R:3")
     (tmp_path / "a.xyz").write_text(good_frames(1)[0])
