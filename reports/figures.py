@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView, paired
 from reports.published import PublishedRun
+from reports.wording import count_of
 
 MEASURED_COLOUR = "#0072B2"
 PREDICTED_COLOUR = "#D55E00"
@@ -177,7 +178,8 @@ def step_time_figure(view: StudyView) -> Figure:
             axes.set_yscale("log")
             _plain_log_axis(axes.yaxis, *axes.get_ylim())
         else:
-            axes.set_ylim(bottom=0)
+            shown = [value for point in view.points for value in (*point.job_values_s, point.predicted_s or 0)]
+            axes.set_ylim(0, 1.08 * max(shown, default=1))
         axes.set_ylabel("time of one step, s")
         _legend(axes, handles)
         return figure
@@ -188,7 +190,7 @@ def breakdown_figure(view: StudyView) -> Figure:
     rows: list[tuple[str, dict[str, float], bool]] = []
     for point in view.points:
         mark = " *" if point.oversubscribed else ""
-        ranks = f"{point.ranks} rank{'s' if point.ranks > 1 else ''}{mark}"
+        ranks = f"{count_of(point.ranks, 'rank')}{mark}"
         if point.phases_measured():
             rows.append((f"{ranks}, measured", point.phases_measured(), False))
         if point.phases_predicted():

@@ -221,7 +221,7 @@ def _exclusions(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]) 
     rows = []
     for view in views:
         for point in view.points:
-            place = f"{view.name}, {point.ranks:,} ranks"
+            place = f"{view.name}, {wording.count_of(point.ranks, 'rank')}"
             rows += [
                 {"what": f"{place}, attempt {entry.attempt}", "state": entry.state, "reason": entry.reason}
                 for entry in point.excluded

@@ -42,6 +42,11 @@ def seconds(value_s: float, *, unit: bool = True) -> str:
     return f"{value_s:.3g} s" if unit else f"{1e3 * value_s:.4g}"
 
 
+def count_of(number: int, thing: str) -> str:
+    """A number with its noun: 1 rank, 2 ranks."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def signed_percent(fraction: float) -> str:
     return f"{'+' if fraction >= 0 else '−'}{abs(100 * fraction):.1f} %"
 
@@ -71,7 +76,7 @@ def plain(value: Any) -> str:
 
 def tied(text: str) -> str:
     """The text with numbers tied to their units, so that no line ends between the two."""
-    return re.sub(r"(\d) (%|ms|s|ranks|runs|points|MiB)(?!\w)", "\\1\u00a0\\2", text)
+    return re.sub(r"(\d) (%|ms|s|ranks?|runs?|points?|MiB)(?!\w)", "\\1\u00a0\\2", text)
 
 
 def _listed(items: Sequence[Any]) -> str:
@@ -115,7 +120,7 @@ def _quality(points: Sequence[Point]) -> str:
     measured_s = worst.measured.median if worst.measured else 0.0
     return (
         f"off by {100 * median:.0f} % in the median and by {100 * abs(worst.error or 0):.0f} % at most "
-        f"({worst.study}, {worst.ranks} ranks: predicted {seconds(worst.predicted_s or 0)}, "
+        f"({worst.study}, {count_of(worst.ranks, 'rank')}: predicted {seconds(worst.predicted_s or 0)}, "
         f"measured {seconds(measured_s)})"
     )
 
@@ -157,8 +162,9 @@ def _what_was_run(views: Sequence[StudyView]) -> str:
     modes = _listed([f"a {view.mode}-scaling study" for view in views])
     return (
         f"Janus trained the interatomic potential {models} on {machines} with {ranks} parallel processes (ranks): "
-        f"{modes}, {len(jobs)} training runs that count. For every point it predicted the time of one training step "
-        "from the model's size, the structures and a short calibration of the machine, without looking at these runs."
+        f"{modes}, {count_of(len(jobs), 'training run')} that count. For every point it predicted the time of one "
+        "training step from the model's size, the structures and a short calibration of the machine, without looking "
+        "at these runs."
     )
 
 
@@ -179,8 +185,8 @@ def _how_good(views: Sequence[StudyView]) -> list[str]:
     if few:
         least = min(len(point.jobs) for point in few)
         sentences.append(
-            f"Points rest on as few as {least} runs: enough to see the size of things, too few for a confidence "
-            "interval."
+            f"Points rest on as few as {count_of(least, 'run')}: enough to see the size of things, too few for a "
+            "confidence interval."
         )
     return sentences or ["No point is both measured and predicted, so nothing can be said about the prediction."]
 
@@ -192,6 +198,6 @@ def _continuation_sentence(view: StudyView) -> str:
     if efficiency is None:
         return f"The prediction for {record.model} on {record.machine} failed; the reason is listed below."
     return (
-        f"The same model of time, continued to {record.model} on {last.ranks:,} ranks of {record.machine}, predicts a "
-        f"{view.mode} efficiency of {100 * efficiency:.1f} %. That is a prediction: nobody ran it here."
+        f"The same model of time, continued to {record.model} on {count_of(last.ranks, 'rank')} of {record.machine}, "
+        f"predicts a {view.mode} efficiency of {100 * efficiency:.1f} %. That is a prediction: nobody ran it here."
     )

@@ -249,6 +249,7 @@ def _point_values(view: StudyView, point: Point) -> dict[str, Any]:
 
 
 def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -256,10 +257,12 @@ def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]
 
     console = Console()
     for view in views:
-        title = f"{view.name} ({view.mode})" + ("" if view.is_measured else ", predicted only")
-        table = Table(title=title, title_justify="left")
-        for name in ("ranks", "jobs", "measured", "predicted", "error", "efficiency", "predicted eff.", "left out"):
-            table.add_column(name, justify="right")
+        title = (view.name if view.name == view.mode else f"{view.name} ({view.mode})") + (
+            "" if view.is_measured else ", predicted only"
+        )
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in ("ranks", "jobs", "measured", "predicted", "error", "eff.", "pred. eff.", "left out"):
+            table.add_column(name, justify="right", no_wrap=True)
         for point in view.points:
             efficiencies = (view.efficiency_measured(point), view.efficiency_predicted(point))
             table.add_row(

@@ -119,7 +119,7 @@ def test_failures_refused_files_and_missing_jobs_are_listed(full):
     assert ["weak, 2 ranks, attempt 3", "FAILED", "exit code 1: rank 1 ran out of <memory>"] in page.rows
     assert ["file torn.json", "refused", "not a complete JSON document"] in page.rows
     _, short = page_of([record(), prediction(0.1)])
-    assert ["weak, 1 ranks", "incomplete", "1 of 2 planned jobs counted"] in short.rows
+    assert ["weak, 1 rank", "incomplete", "1 of 2 planned jobs counted"] in short.rows
 
 
 def test_percentages_name_peak_dtype_and_source_or_say_not_available(full):
