@@ -1,4 +1,4 @@
-"""Neighbour graph and line graph of one structure, as index arrays. Never imports torch.
+"""Neighbour graph and line graph of one structure, as index arrays. Imports torch only where vesin does.
 
 Legend: N atoms, E directed edges within the pair cutoff, B directed bonds (edges within the line cutoff),
 A angles: ordered pairs of distinct bonds leaving one centre, so A = sum over atoms of n(n-1), n bonds of the atom.
@@ -44,17 +44,20 @@ class Graph:
         return len(self.angle_first)
 
 
+def find_pairs(structure: Structure, cutoff_angstrom: float, quantities: str) -> list[np.ndarray]:
+    """Directed neighbour pairs in no particular order: vesin's arrays, i and j atoms, S images, d distances."""
+    import vesin  # here, because it imports torch where torch is installed
+
+    search = vesin.NeighborList(cutoff=cutoff_angstrom, full_list=True)
+    return search.compute(points=structure.positions, box=structure.cell, periodic=structure.pbc, quantities=quantities)
+
+
 def build_graph(structure: Structure, cutoff_angstrom: float, line_cutoff_angstrom: float) -> Graph:
     """All directed neighbour pairs within the cutoff, periodic images included, and the angles of the short ones.
 
     Isolated atoms, missing cells and mixed boundary conditions give fewer (or no) edges, never an error.
     """
-    import vesin  # here, because it imports torch where torch is installed
-
-    calculator = vesin.NeighborList(cutoff=cutoff_angstrom, full_list=True)
-    centre, neighbour, image, distance = calculator.compute(
-        points=structure.positions, box=structure.cell, periodic=structure.pbc, quantities="ijSd"
-    )
+    centre, neighbour, image, distance = find_pairs(structure, cutoff_angstrom, "ijSd")
     image = image.astype(np.int32).reshape(-1, 3)
     order = np.lexsort((image[:, 2], image[:, 1], image[:, 0], neighbour, centre))
     centre, neighbour = centre[order].astype(np.int64), neighbour[order].astype(np.int64)
@@ -89,12 +92,7 @@ class GraphCounts:
 
 def count_graph(structure: Structure, cutoff_angstrom: float, line_cutoff_angstrom: float) -> GraphCounts:
     """The counts that ``build_graph`` would give, faster and in less memory: angles are never listed."""
-    import vesin  # here, because it imports torch where torch is installed
-
-    calculator = vesin.NeighborList(cutoff=cutoff_angstrom, full_list=True)
-    centre, distance = calculator.compute(
-        points=structure.positions, box=structure.cell, periodic=structure.pbc, quantities="id"
-    )
+    centre, distance = find_pairs(structure, cutoff_angstrom, "id")
     bonds_of_atom = np.bincount(centre[distance < line_cutoff_angstrom].astype(np.int64), minlength=structure.num_atoms)
     return GraphCounts(
         edges_of_atom=np.bincount(centre.astype(np.int64), minlength=structure.num_atoms),

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import vesin
 
+from janus.data.graph import find_pairs
 from janus.data.problems import DataError, Problem
 from janus.data.reading import Entry
 from janus.data.reference import NUM_ATOMIC_NUMBERS
@@ -139,10 +139,7 @@ def _distance_findings(structure: Structure, limits: LabelLimits) -> list[Findin
         atom = int(first[np.argmax(count > 1)])
         return [("overlapping-atoms", f"atom {atom} and another are at the same place")]
     # a search radius of some angstrom is faster than the limit itself, for which vesin makes thousands of tiny bins
-    search = vesin.NeighborList(cutoff=max(limit, SEARCH_RADIUS_ANGSTROM), full_list=False)
-    one, other, distance = search.compute(
-        points=structure.positions, box=structure.cell, periodic=structure.pbc, quantities="ijd"
-    )
+    one, other, distance = find_pairs(structure, max(limit, SEARCH_RADIUS_ANGSTROM), "ijd")
     pair = int(np.argmin(distance)) if len(distance) else -1
     if pair < 0 or distance[pair] >= limit:
         return []

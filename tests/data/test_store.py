@@ -354,6 +354,19 @@ def test_a_killed_pack_leaves_the_old_store_in_place(tmp_path):
     assert same(StructureStore.open(target)[0], random_structure(1))
 
 
+def test_opening_and_describing_a_store_does_not_import_torch(packed):
+    code = (
+        "import sys\n"
+        "import janus.data.pack\n"
+        "from janus.data.store import StructureStore\n"
+        "from janus.data.statistics import describe_store\n"
+        f"describe_store(StructureStore.open({str(packed[1].path)!r}), num_ranks=2, structures_per_rank=2)\n"
+        "print('torch' in sys.modules, 'vesin' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
 def test_meta_is_plain_json_with_the_sizes_of_all_arrays(packed):
     _, store = packed
     meta = json.loads((store.path / "meta.json").read_text())
