@@ -12,6 +12,7 @@ from janus.errors import UserError
 
 if TYPE_CHECKING:
     from janus.parallel.communication import Communicator
+    from janus.parallel.watchdog import Watchdog
 
 EXAMPLES = """examples:
   janus evaluate runs/first test.xyz
@@ -40,25 +41,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Evaluate and print. Returns the exit code."""
+    """Evaluate and print. Returns the exit code; with many ranks the process ends in ``run_on_ranks`` instead."""
     options = build_parser().parse_args(arguments)
     from janus.parallel.communication import connect
+    from janus.parallel.job import run_on_ranks
 
     communicator = connect(device=options.device)
-    try:
+
+    def work(watchdog: Watchdog) -> int:
         document = _evaluate(options, communicator)
-    except UserError as error:
-        if communicator.world_size == 1 or communicator.rank == 0:
-            print(f"janus evaluate: {error}", file=sys.stderr)
-        communicator.close()
-        return 2
-    if communicator.rank == 0:
-        if options.json:
-            print(json.dumps(document, indent=1))
-        else:
-            _print_tables(document)
-    communicator.close()
-    return 0
+        if communicator.rank == 0:
+            if options.json:
+                print(json.dumps(document, indent=1))
+            else:
+                _print_tables(document)
+        return 0
+
+    return run_on_ranks("evaluate", communicator, work)
 
 
 def _evaluate(options: argparse.Namespace, communicator: Communicator) -> dict[str, Any]:

@@ -10,8 +10,6 @@ import difflib
 import json
 import os
 import re
-import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,8 +21,8 @@ from janus.train.config import TrainConfig, load_train_config
 
 if TYPE_CHECKING:
     from janus.parallel.communication import Communicator
-    from janus.train.interrupt import InterruptFlag
-    from janus.train.session import Session, TrainRequest
+    from janus.parallel.watchdog import Watchdog
+    from janus.train.session import TrainRequest
 
 EXAMPLES = """examples:
   janus train --data alloys.store --out runs/first --steps 200
@@ -132,115 +130,51 @@ def _check_plan(plan: Mapping[str, Any], world_size: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Train. Returns the exit code; with many ranks a failure ends the process at once instead."""
+    """Train. Returns the exit code; with many ranks the process ends in ``run_on_ranks`` instead."""
     mistake: UserError | None = None
     try:
         options, config, plan = read_request(arguments)
     except UserError as error:
         if find_launcher(os.environ) == "single":
             raise
-        mistake = error
+        mistake, options, config, plan = error, argparse.Namespace(), TrainConfig(), {}
     from janus.parallel.communication import connect
+    from janus.parallel.job import run_on_ranks
 
-    communicator = connect(
-        device=config.run.device if mistake is None else "cpu",
-        timeout_s=config.run.hang_timeout_s + 60 if mistake is None else 300,
-    )
+    hang_timeout_s = config.run.hang_timeout_s
+    communicator = connect(device=config.run.device if mistake is None else "cpu", timeout_s=hang_timeout_s + 60)
 
-    def make_request() -> TrainRequest:
+    def work(watchdog: Watchdog) -> int:
         from janus.train.session import TrainRequest
 
-        if mistake is not None:
-            raise mistake
-        _check_plan(plan, communicator.world_size)
-        return TrainRequest(config=config, out=options.out, resume=options.resume, force=options.force,
-                            stop_after=options.stop_after)  # fmt: skip
+        def make_request() -> TrainRequest:
+            if mistake is not None:
+                raise mistake
+            _check_plan(plan, communicator.world_size)
+            return TrainRequest(config=config, out=options.out, resume=options.resume, force=options.force,
+                                stop_after=options.stop_after)  # fmt: skip
 
-    try:
-        request = communicator.together(make_request)
-        document, exit_code = _train(request, communicator)
-    except UserError as error:  # the same on all ranks: _train lets no other kind out
-        if communicator.world_size == 1:
-            raise
-        if communicator.rank == 0:
-            print(f"janus train: {error}", file=sys.stderr)
-        _leave(communicator, 2)
-    if document is None:
-        return 1
-    if options.json and communicator.rank == 0:
-        print(json.dumps(document, indent=1))
-    if communicator.world_size > 1:
-        _leave(communicator, exit_code)
-    return exit_code
+        document, exit_code = _train(communicator.together(make_request), communicator, watchdog)
+        if options.json and communicator.rank == 0:
+            print(json.dumps(document, indent=1))
+        return exit_code
+
+    return run_on_ranks("train", communicator, work, hang_timeout_s=hang_timeout_s)
 
 
-def _leave(communicator: Communicator, exit_code: int) -> NoReturn:
-    """All ranks end at the same moment: a launcher that sees one exit code above 0 kills the ranks still there.
-
-    Without tearing the interpreter down: with gloo's threads alive that aborted one exit in five or so (torch 2.13).
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    communicator.barrier()
-    os._exit(exit_code)
-
-
-def _train(request: TrainRequest, communicator: Communicator) -> tuple[dict[str, Any] | None, int]:
-    """Set up and run under the watchdog. Returns (None, 1) after a reported failure of a one-process job."""
+def _train(request: TrainRequest, communicator: Communicator, watchdog: Watchdog) -> tuple[dict[str, Any], int]:
+    """Set up and run: the final run.json and the exit code."""
     from janus.parallel.guardian import Guardian
-    from janus.parallel.watchdog import Watchdog
+    from janus.parallel.job import RunFailedError
     from janus.train.interrupt import InterruptFlag
-    from janus.train.session import open_session
+    from janus.train.session import open_session, run_session
 
-    watchdog = Watchdog(communicator, command="train", hang_timeout_s=request.config.run.hang_timeout_s)
-    guardian: Guardian | None = None
-    try:
-        session = _under_watch(lambda: open_session(request, communicator), watchdog)
-        if session is None:
-            return None, 1
-        watchdog.on_failure = session.mark_failed
-        if communicator.world_size > 1:
-            guardian = Guardian(session.folder.path, communicator.rank)
-            watchdog.before_exit = guardian.dismiss
-        with InterruptFlag(speak=communicator.rank == 0, before_exit=watchdog.before_exit) as flag:
-            result = _under_watch(lambda: _run(session, flag), watchdog)
-        return result if result is not None else (None, 1)
-    finally:
-        watchdog.stop()
-        if guardian is not None:
-            guardian.dismiss()
-
-
-def _run(session: Session, flag: InterruptFlag) -> tuple[dict[str, Any], int]:
-    from janus.train.failure import RunFailedError
-    from janus.train.session import run_session
-
-    try:
-        return run_session(session, flag)
-    except UserError as error:  # from here on a mistake shows on one rank only, so that it is a failure
-        raise RunFailedError(str(error)) from error
-
-
-def _under_watch(action: Any, watchdog: Any) -> Any:
-    """Run an action; a failure is reported through the watchdog, which ends all ranks. None: it failed, one process."""
-    import torch
-
-    from janus.parallel.communication import PeerLostError
-    from janus.train.failure import RunFailedError
-
-    try:
-        return action()
-    except UserError:
-        raise
-    except RunFailedError as error:
-        watchdog.report(str(error), of_all_ranks=True)
-    except PeerLostError as error:
-        watchdog.wait_for_verdict(str(error))
-    except torch.OutOfMemoryError as error:
-        watchdog.report(f"{str(error).splitlines()[0]}: lower batch.max_work or set run.recompute to true")
-    except OSError as error:
-        watchdog.report(f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else ""))
-    except Exception as error:  # anything else is a bug: show where, stop every rank
-        traceback.print_exc()
-        watchdog.report(f"{type(error).__name__}: {error}")
-    return None
+    session = open_session(request, communicator)
+    watchdog.on_failure = session.mark_failed
+    if communicator.world_size > 1:
+        watchdog.before_exit = Guardian(session.folder.path, communicator.rank).dismiss
+    with InterruptFlag(speak=communicator.rank == 0, before_exit=watchdog.before_exit) as flag:
+        try:
+            return run_session(session, flag)
+        except UserError as error:  # from here on a mistake shows on one rank only, so that it is a failure
+            raise RunFailedError(str(error)) from error

@@ -1,6 +1,6 @@
-"""A run that cannot go on: the error with its one sentence, and the search for the structures behind bad numbers.
+"""Numbers that are not finite: the search for the structures behind them, and the sentence that names those.
 
-It does not own how ranks are stopped (``janus/parallel/watchdog.py``).
+It does not own how ranks are stopped (``janus/parallel/job.py``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ from janus.train.loss import Labels, batch_loss, denominators_of_labels
 if TYPE_CHECKING:
     from janus.data.store import StructureStore
     from janus.train.loader import BatchLoader
-
-
-class RunFailedError(Exception):
-    """The run must stop though the user's input was well formed: one sentence, exit code 1."""
 
 
 def find_offenders(

@@ -14,12 +14,13 @@ from torch import nn
 
 from janus.parallel.communication import Communicator
 from janus.parallel.gradients import GradientBuckets
+from janus.parallel.job import RunFailedError
 from janus.train.checkpoint import Checkpoint, point_to_best, prune_checkpoints, save_checkpoint
 from janus.train.config import TrainConfig
 from janus.train.dataset import Subset
 from janus.train.ema import WeightAverage
 from janus.train.evaluate import evaluate_structures
-from janus.train.failure import RunFailedError, find_offenders, non_finite_sentence
+from janus.train.failure import find_offenders, non_finite_sentence
 from janus.train.interrupt import InterruptFlag
 from janus.train.loader import BatchLoader, MicroBatch, Prefetcher
 from janus.train.loss import denominators_of

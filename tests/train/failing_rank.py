@@ -5,9 +5,8 @@ import time
 
 import torch
 
-from janus.cli.train import _under_watch
 from janus.parallel.communication import connect
-from janus.parallel.watchdog import Watchdog
+from janus.parallel.job import run_on_ranks
 
 
 def misbehave(way: str, rank: int) -> None:
@@ -20,14 +19,14 @@ def misbehave(way: str, rank: int) -> None:
 
 def main() -> None:
     communicator = connect(device="cpu")
-    watchdog = Watchdog(communicator, command="train", hang_timeout_s=3.0)
 
-    def work() -> None:
+    def work(watchdog) -> int:
         communicator.barrier()
         misbehave(sys.argv[1], communicator.rank)
         communicator.all_reduce_sum(torch.zeros(10))
+        return 0
 
-    _under_watch(work, watchdog)
+    run_on_ranks("train", communicator, work, hang_timeout_s=3.0)
     raise AssertionError("the watchdog must have ended this process")
 
 
