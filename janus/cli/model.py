@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _list(as_json: bool) -> int:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -46,15 +47,14 @@ def _list(as_json: bool) -> int:
     if as_json:
         print(json.dumps([_entry(name, counts[name]) for name in PRESETS], indent=2))
         return 0
-    table = Table(title="Model presets")
-    for heading, justify in (("name", "left"), ("family", "left"), ("blocks", "right"), ("width", "right"),
-                             ("experts", "right"), ("total", "right"), ("active", "right")):  # fmt: skip
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table = Table(title="Model presets (* the original, to the letter)", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)
+    for heading in ("blocks", "width", "experts", "parameters", "active per token"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, config in PRESETS.items():
         experts = f"{config.experts.top_k} of {config.experts.num_experts}" if config.experts else ""
-        family = config.family + (" (original)" if config.compat else "")
         table.add_row(
-            name, family, str(config.num_blocks), str(config.width), experts,
+            name + (" *" if config.compat else ""), str(config.num_blocks), str(config.width), experts,
             f"{counts[name].total:,}", f"{counts[name].active:,}",
         )  # fmt: skip
     Console().print(table)

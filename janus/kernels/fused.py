@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from janus.kernels import loops
+from janus.kernels import loops, pool
 from janus.kernels.wanted import parameter_gradients_wanted
 
 
@@ -57,10 +57,10 @@ class _Gathered(Function):
         whole = [table for table, index in zip(tables, indices, strict=True) if index is None]
         assert len(whole) <= 1, "add tables without an index before"
         if whole:
-            total = whole[0].clone(memory_format=torch.contiguous_format)
+            total = pool.empty_like(whole[0]).copy_(whole[0])
         else:
             first = next(index for index in indices if index is not None)
-            total = tables[0].new_zeros(len(first), tables[0].shape[1])
+            total = pool.zeros(len(first), tables[0].shape[1], like=tables[0])
         for table, index in zip(tables, indices, strict=True):
             if index is not None:
                 loops.gathered_sum(total.numpy(), _array(table), _array(index))
@@ -85,7 +85,7 @@ class _Distributed(Function):
             if index is None:
                 parts.append(rows.view_as(rows))
                 continue
-            total = rows.new_zeros(size, rows.shape[1])
+            total = pool.zeros(size, rows.shape[1], like=rows)
             loops.segment_sum(total.numpy(), _array(rows), _array(index))
             parts.append(total)
         return tuple(parts)
@@ -120,7 +120,7 @@ class _ProductGather(Function):
     @staticmethod
     def forward(ctx: Any, first: Tensor, i: Tensor, second: Tensor, j: Tensor) -> Tensor:
         ctx.save_for_backward(first, i, second, j)
-        out = first.new_empty(len(i), first.shape[1])
+        out = pool.empty(len(i), first.shape[1], like=first)
         loops.product_gather(out.numpy(), _array(first), _array(i), _array(second), _array(j))
         return out
 
@@ -141,7 +141,7 @@ class _WeightedSegmentSum(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, scale: Tensor, j: Tensor, i: Tensor, num_segments: int) -> Tensor:
         ctx.save_for_backward(rows, scale, j, i)
-        total = rows.new_zeros(num_segments, rows.shape[1])
+        total = pool.zeros(num_segments, rows.shape[1], like=rows)
         loops.weighted_segment_sum(total.numpy(), _array(rows), _array(scale), _array(j), _array(i))
         return total
 
@@ -165,7 +165,7 @@ class _Silu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        out = pool.empty_like(x)
         loops.silu(out.numpy(), _array(x))
         return out
 
@@ -178,7 +178,7 @@ class _SiluBackward(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cotangent: Tensor) -> Tensor:
         ctx.save_for_backward(x, cotangent)
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        out = pool.empty_like(x)
         loops.silu_backward(out.numpy(), _array(x), _array(cotangent))
         return out
 
@@ -186,8 +186,8 @@ class _SiluBackward(Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, seed: Tensor) -> tuple[Tensor, Tensor]:
         x, cotangent = ctx.saved_tensors
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        grad_cotangent = torch.empty_like(grad_x)
+        grad_x = pool.empty_like(x)
+        grad_cotangent = pool.empty_like(grad_x)
         loops.silu_double_backward(grad_x.numpy(), grad_cotangent.numpy(), _array(x), _array(cotangent), _array(seed))
         return grad_x, grad_cotangent
 
@@ -197,6 +197,36 @@ def silu(x: Tensor) -> Tensor:
     return _Silu.apply(x)
 
 
+def _affine(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """rows [R,C] matrix [C,D] + bias, into pooled memory."""
+    out = pool.empty(len(rows), matrix.shape[1], like=rows)
+    return torch.mm(rows, matrix, out=out) if bias is None else torch.addmm(bias, rows, matrix, out=out)
+
+
+class _Product(Function):
+    """rows [R,C] matrix [C,D]; its own derivative by the rows is the same operator with the matrix transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, matrix)
+        return _affine(rows, matrix, None)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        rows, matrix = ctx.saved_tensors
+        grad_rows = grad_matrix = None
+        if ctx.needs_input_grad[0]:
+            grad_rows = _Product.apply(cotangent, matrix.T)
+        if ctx.needs_input_grad[1] and parameter_gradients_wanted():
+            grad_matrix = rows.T @ cotangent
+        return grad_rows, grad_matrix
+
+
+def linear(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows [R,C] weight^T, weight [D,C] -> [R,D]."""
+    return _Product.apply(rows, weight.T)
+
+
 class _SiluLinear(Function):
     """silu(x) W^T + b. Only x is kept: silu(x), and its cotangent, are made again where they are wanted."""
 
@@ -204,7 +234,7 @@ class _SiluLinear(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return torch.nn.functional.linear(_silu_of(x, _scratch(x, 0)), weight, bias)
+        return _affine(_silu_of(x, _scratch(x, 0)), weight.T, bias)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -221,7 +251,7 @@ class _SiluLinearBackward(Function):
         ctx.save_for_backward(x, weight, cotangent)
         ctx.set_materialize_grads(False)
         by_hidden = torch.mm(cotangent, weight, out=_scratch(x, 0))
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        grad_x = pool.empty_like(x)
         loops.silu_backward(grad_x.numpy(), _array(x), by_hidden.numpy())
         if not wants_parameters:
             return grad_x, None, None
@@ -235,11 +265,11 @@ class _SiluLinearBackward(Function):
         _refuse_parameter_seeds("silu_linear", seed_weight, seed_bias)
         x, weight, cotangent = ctx.saved_tensors
         by_hidden = torch.mm(cotangent, weight, out=_scratch(x, 0))
-        grad_x, along = torch.empty_like(x, memory_format=torch.contiguous_format), _scratch(x, 1)
+        grad_x, along = pool.empty_like(x), _scratch(x, 1)
         loops.silu_double_backward(
             grad_x.numpy(), along.numpy(), _array(x), by_hidden.numpy(), _array(_or_zeros(seed, x))
         )
-        return grad_x, cotangent.T @ along, along @ weight.T, None
+        return grad_x, cotangent.T @ along, _affine(along, weight.T, None), None
 
 
 def _silu_of(x: Tensor, out: Tensor) -> Tensor:
@@ -258,7 +288,7 @@ class _ScaledSum(Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, scale: Tensor, other: Tensor) -> Tensor:
         ctx.save_for_backward(rows, scale)
-        return torch.addcmul(other, rows, scale)
+        return torch.addcmul(other, rows, scale, out=pool.empty_like(rows))
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
@@ -277,7 +307,7 @@ class _ScaledSumBackward(Function):
         if wants_parameters:
             grad_scale = torch.zeros_like(scale)
             loops.column_products(grad_scale.numpy(), _array(rows), _array(cotangent))
-        return cotangent * scale, grad_scale
+        return torch.mul(cotangent, scale, out=pool.empty_like(cotangent)), grad_scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -288,7 +318,7 @@ class _ScaledSumBackward(Function):
         scale, cotangent = ctx.saved_tensors
         grad_scale = torch.zeros_like(scale)
         loops.column_products(grad_scale.numpy(), _array(seed), _array(cotangent))
-        return None, grad_scale, seed * scale, None
+        return None, grad_scale, torch.mul(seed, scale, out=pool.empty_like(seed)), None
 
 
 def scaled_sum(rows: Tensor, scale: Tensor, other: Tensor) -> Tensor:
@@ -300,7 +330,7 @@ class _GatedNorm(Function):
     @staticmethod
     def forward(ctx: Any, core: Tensor, gate: Tensor, affine: Tensor) -> Tensor:
         ctx.save_for_backward(core, gate, affine)
-        out = torch.empty_like(core, memory_format=torch.contiguous_format)
+        out = pool.empty_like(core)
         loops.gated_norm(out.numpy(), _array(core), _array(gate), _array(affine))
         return out
 
@@ -316,8 +346,8 @@ class _GatedNormBackward(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(core, gate, affine, cotangent)
         ctx.set_materialize_grads(False)
-        grad_core = torch.empty_like(core, memory_format=torch.contiguous_format)
-        grad_gate, grad_affine = torch.empty_like(grad_core), torch.zeros_like(affine)
+        grad_core = pool.empty_like(core)
+        grad_gate, grad_affine = pool.empty_like(grad_core), torch.zeros_like(affine)
         loops.gated_norm_backward(
             grad_core.numpy(), grad_gate.numpy(), grad_affine.numpy(),
             _array(core), _array(gate), _array(affine), _array(cotangent),
@@ -331,9 +361,9 @@ class _GatedNormBackward(Function):
     ) -> tuple[Tensor, ...]:
         _refuse_parameter_seeds("gated_norm", seed_affine)
         core, gate, affine, cotangent = ctx.saved_tensors
-        grad_core = torch.empty_like(core, memory_format=torch.contiguous_format)
+        grad_core = pool.empty_like(core)
         grad_gate, grad_affine, grad_cotangent = (
-            torch.empty_like(grad_core), torch.zeros_like(affine), torch.empty_like(grad_core)
+            pool.empty_like(grad_core), torch.zeros_like(affine), pool.empty_like(grad_core)
         )  # fmt: skip
         loops.gated_norm_double_backward(
             grad_core.numpy(), grad_gate.numpy(), grad_affine.numpy(), grad_cotangent.numpy(),
@@ -352,7 +382,7 @@ class _AttentionSums(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, envelope: Tensor, values: Tensor, index: Tensor, num_segments: int) -> Tensor:
         ctx.save_for_backward(logits, envelope, values, index)
-        total = logits.new_zeros(num_segments, 2 * logits.shape[1])
+        total = pool.zeros(num_segments, 2 * logits.shape[1], like=logits)
         loops.attention_sums(total.numpy(), _array(logits), _array(envelope), _array(values), _array(index))
         return total
 
@@ -368,8 +398,8 @@ class _AttentionSumsBackward(Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(logits, envelope, values, index, cotangent)
         ctx.set_materialize_grads(False)
-        grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        grad_values, grad_envelope = torch.empty_like(grad_logits), torch.empty_like(envelope)
+        grad_logits = pool.empty_like(logits)
+        grad_values, grad_envelope = pool.empty_like(grad_logits), pool.empty_like(envelope)
         loops.attention_sums_backward(
             grad_logits.numpy(), grad_envelope.numpy(), grad_values.numpy(),
             _array(logits), _array(envelope), _array(values), _array(index), _array(cotangent),
@@ -382,9 +412,9 @@ class _AttentionSumsBackward(Function):
         ctx: Any, seed_logits: Tensor | None, seed_envelope: Tensor | None, seed_values: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         logits, envelope, values, index, cotangent = ctx.saved_tensors
-        grad_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        grad_values, grad_envelope = torch.empty_like(grad_logits), torch.empty_like(envelope)
-        grad_cotangent = torch.zeros_like(cotangent, memory_format=torch.contiguous_format)
+        grad_logits = pool.empty_like(logits)
+        grad_values, grad_envelope = pool.empty_like(grad_logits), pool.empty_like(envelope)
+        grad_cotangent = pool.zeros(*cotangent.shape, like=cotangent)
         loops.attention_sums_double_backward(
             grad_logits.numpy(), grad_envelope.numpy(), grad_values.numpy(), grad_cotangent.numpy(),
             _array(logits), _array(envelope), _array(values), _array(index), _array(cotangent),

@@ -34,6 +34,11 @@ def silu(x: Tensor) -> Tensor:
     return _form(x).silu(x)
 
 
+def linear(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows [R,C] weight^T, weight [D,C] -> [R,D]."""
+    return _form(rows).linear(rows, weight)
+
+
 def silu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """silu(x) weight^T + bias; x [R,C], weight [D,C], bias [D] or None -> [R,D]."""
     return _form(x).silu_linear(x, weight, bias)

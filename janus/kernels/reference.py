@@ -36,6 +36,11 @@ def silu(x: Tensor) -> Tensor:
     return torch.nn.functional.silu(x)
 
 
+def linear(rows: Tensor, weight: Tensor) -> Tensor:
+    """rows [R,C] weight^T, weight [D,C] -> [R,D]."""
+    return rows @ weight.T
+
+
 def silu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """silu(x) weight^T + bias; x [R,C], weight [D,C], bias [D] or None -> [R,D]."""
     return torch.nn.functional.linear(torch.nn.functional.silu(x), weight, bias)

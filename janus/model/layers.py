@@ -65,7 +65,7 @@ class GatedMLP(nn.Module):
 
     def _hidden(self, linear: nn.Linear, tables: list[Tensor], indices: list[Tensor | None]) -> Tensor:
         weights = linear.weight.split(self.width, dim=1)
-        products = [table @ weight.T for table, weight in zip(tables, weights, strict=True)]
+        products = [operators.linear(table, weight) for table, weight in zip(tables, weights, strict=True)]
         products[-1] = products[-1] + linear.bias
         return operators.gathered_sum(products, indices)
 
@@ -79,11 +79,13 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(width, width, bias=False)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return silu_linear(self.inner(rows), self.outer)
+        return silu_linear(operators.linear(rows, self.inner.weight), self.outer)
 
     def mean_forward(self, rows: Tensor, index: Tensor, num_segments: int) -> Tensor:
         """Mean over the two rows of each segment of forward(rows); the last product is done on the mean."""
-        return self.outer(operators.segment_sum(operators.silu(self.inner(rows)), index, num_segments) * 0.5)
+        return self.outer(
+            operators.segment_sum(operators.silu(operators.linear(rows, self.inner.weight)), index, num_segments) * 0.5
+        )
 
 
 class SeparableAttention(nn.Module):
@@ -108,7 +110,7 @@ class SeparableAttention(nn.Module):
         values = self.row_mlp([rows, nodes, nodes], [incidence.row_table, target, source])
         messages = []
         for projection, index in ((self.target_logits, target), (self.source_logits, source)):
-            logits = projection(rows)
+            logits = operators.linear(rows, projection.weight)
             logits = logits if incidence.row_table is None else operators.gathered(logits, incidence.row_table)
             messages.append(self._message(logits, envelope, values, index, incidence.num_nodes))
         return values, torch.cat(messages, dim=1)

@@ -72,7 +72,7 @@ class AngleEmbedding(nn.Module):
     def forward(self, cosine: Tensor) -> Tensor:
         """cosine [A] -> [A,C]."""
         basis = self.basis(cosine)
-        return operators.silu(basis @ (self.last.weight @ self.expand.weight).T)
+        return operators.silu(operators.linear(basis, self.last.weight @ self.expand.weight))
 
 
 class LineRefinement(nn.Module):

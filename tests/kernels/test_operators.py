@@ -30,6 +30,7 @@ CASES: dict[str, tuple[list[tuple[int, ...]], int, Case]] = {
     "gathered_sum_without_rows": ([TABLE, TABLE], 2, lambda m, x: m.gathered_sum(x, [FIRST, SECOND])),
     "segment_sum": ([ROWS], 1, lambda m, x: m.segment_sum(x[0], FIRST, NUM_SEGMENTS)),
     "silu": ([ROWS], 1, lambda m, x: m.silu(x[0])),
+    "linear": ([ROWS, (5, WIDTH)], 1, lambda m, x: m.linear(*x)),
     "silu_linear": ([ROWS, (5, WIDTH), (5,)], 1, lambda m, x: m.silu_linear(*x)),
     "silu_linear_without_bias": ([ROWS, (5, WIDTH)], 1, lambda m, x: m.silu_linear(*x, None)),
     "scaled_sum": ([ROWS, ROWS, CHANNELS], 2, lambda m, x: m.scaled_sum(x[0], x[2], x[1])),

@@ -1,0 +1,59 @@
+"""The pool of work memory: reuse, bounds, and that nothing lent twice is shared."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from janus.kernels.pool import SMALLEST_BYTES, BlockPool, block_bytes
+
+ROWS = SMALLEST_BYTES // 4 // 16
+
+
+@pytest.mark.parametrize("num_bytes", [1, 4096, 300_000, 1 << 20, (1 << 20) + 1, 30_852_608, 123_456_789])
+def test_blocks_hold_the_request_and_waste_little(num_bytes: int) -> None:
+    size = block_bytes(num_bytes)
+    assert size >= num_bytes
+    assert size <= max(num_bytes * 1.125, num_bytes + 4096)
+    assert block_bytes(size) == size
+
+
+def test_a_freed_block_is_lent_again_and_a_lent_one_never() -> None:
+    pool = BlockPool()
+    first = pool.empty((ROWS, 16), torch.float32)
+    second = pool.empty((ROWS, 16), torch.float32)
+    assert first.data_ptr() != second.data_ptr()
+    address, view = first.data_ptr(), first[3:]
+    del first
+    assert pool.empty((ROWS, 16), torch.float32).data_ptr() != address, "a view still holds the block"
+    del view
+    gc.collect()
+    assert pool.empty((2 * ROWS, 8), torch.float32).data_ptr() == address
+
+
+def test_memory_never_exceeds_the_most_lent() -> None:
+    pool = BlockPool()
+    for rows in (ROWS, 2 * ROWS, 3 * ROWS, 5 * ROWS, 2 * ROWS):
+        many = [pool.empty((rows, 16), torch.float32) for _ in range(3)]
+        assert pool.lent_bytes == 3 * block_bytes(rows * 64)
+        assert pool.lent_bytes + pool.waiting_bytes <= pool.most_lent_bytes
+        del many
+    assert pool.lent_bytes == 0
+    assert pool.waiting_bytes <= pool.most_lent_bytes
+
+
+def test_small_tensors_do_not_come_from_the_pool() -> None:
+    pool = BlockPool()
+    assert pool.empty((3, 4), torch.float64).shape == (3, 4)
+    assert pool.empty((0, 4), torch.float64).shape == (0, 4)
+    assert pool.lent_bytes == 0
+
+
+def test_tensors_are_ordinary() -> None:
+    pool = BlockPool()
+    tensor = pool.empty((ROWS, 16), torch.float64).fill_(2.0)
+    assert tensor.is_contiguous()
+    assert tensor.dtype == torch.float64
+    assert (tensor @ torch.ones(16, 1, dtype=torch.float64)).eq(32).all()
