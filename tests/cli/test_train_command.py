@@ -1,9 +1,10 @@
 """janus train on the command line: what it prints, what it records, and one sentence for every mistake."""
 
 import json
+import subprocess
 
 import pytest
-from train_runs import TINY, launch, make_store
+from train_runs import BIN, TINY, environment, launch, make_store
 
 from janus.cli.main import main
 from janus.data.store import write_store
@@ -52,12 +53,17 @@ def test_counts_of_a_step_are_those_of_the_store(store, tmp_path):
     assert rank["micro_batches"] > 1
 
 
-def test_experts_are_counted_on_two_ranks(store, tmp_path):
+def test_experts_are_counted_on_two_ranks_of_torchrun(store, tmp_path):
     out = tmp_path / "run"
     arguments = ["train", "--data", str(store.path), "--out", str(out), "--model", "matris-moe-tiny"]
-    done = launch(2, "-m", "janus", *arguments, "--steps", "2", "--batch.structures=10", "--json")
+    start = [str(BIN / "torchrun"), "--nproc-per-node", "2", "-m", "janus", *arguments]
+    done = subprocess.run(
+        [*start, "--steps", "2", "--batch.structures=10", "--json"],
+        capture_output=True, text=True, timeout=120, env=environment(), check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["world_size"] == 2
+    summary = json.loads(done.stdout)
+    assert (summary["world_size"], summary["provenance"]["launcher"]) == (2, "torchrun")
     line = next(read_step_log(out / "steps.jsonl"))
     assert [rank["rank"] for rank in line["ranks"]] == [0, 1]
     top_k = 2
