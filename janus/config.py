@@ -103,7 +103,7 @@ def require_positive(section: Any, *names: str) -> None:
 def _dataclass_in(annotation: Any) -> type | None:
     """The dataclass inside an annotation like ``ExpertConfig`` or ``ExpertConfig | None``, else None."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return next((option for option in options if dataclasses.is_dataclass(option)), None)  # type: ignore[arg-type]
+    return next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
 
 
 def _convert(value: Any, annotation: Any, where: str) -> Any:
