@@ -261,8 +261,8 @@ def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]
             "" if view.is_measured else ", predicted only"
         )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in ("ranks", "jobs", "measured", "predicted", "error", "eff.", "pred. eff.", "left out"):
-            table.add_column(name, justify="right", no_wrap=True)
+        for heading in ("ranks", "jobs", "measured", "predicted", "error", "eff.", "pred. eff.", "left out"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for point in view.points:
             efficiencies = (view.efficiency_measured(point), view.efficiency_predicted(point))
             table.add_row(
