@@ -44,7 +44,7 @@ from janus.train.step import (
     count_tokens,
     synchronise,
 )
-from janus.train.steplog import StepLog
+from janus.train.steplog import StepLog, final_numbers
 from janus.train.timing import PhaseTimer
 
 
@@ -174,7 +174,7 @@ class Trainer:
         ranks = self.communicator.gather_objects(mine)
         self.steps_done = outcome.steps_done = step + 1
         line = self._line(step, rate, totals, norm, ranks)
-        outcome.final = {name: value for name, value in line.items() if name not in ("ranks", "tokens_per_expert")}
+        outcome.final = final_numbers(line)
         if log is not None:
             log.append(line)
         progress.advance(self.steps_done, _note(line, sum(rank["atoms"] for rank in ranks)))

@@ -28,7 +28,7 @@ from janus.train.loop import RunOutcome, Trainer
 from janus.train.progress import ProgressLine
 from janus.train.provenance import describe, is_oversubscribed
 from janus.train.runfolder import SCHEMA, RunFolder, require_same_settings
-from janus.train.steplog import StepLog
+from janus.train.steplog import StepLog, final_numbers, read_step_log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +192,19 @@ def run_session(session: Session, flag: InterruptFlag) -> tuple[dict[str, Any], 
         "start_up_s": loop_start - session.process_start,
         "loop_s": loop_end - loop_start,
         "peak_memory_bytes": communicator.gather_objects(peak_memory_bytes(communicator.device)),
-        "final": outcome.final,
+        "final": outcome.final or _last_line(session.folder),
         "validation": outcome.validation,
         "wall_s": time.time() - session.process_start,
     }
     if is_first:
         session.folder.write_run(session.document)
     return session.document, outcome.exit_code
+
+
+def _last_line(folder: RunFolder) -> dict[str, Any]:
+    """Numbers of the last step on record, for a resumed run that had nothing left to do."""
+    lines = list(read_step_log(folder.steps)) if folder.steps.exists() else []
+    return final_numbers(lines[-1]) if lines else {}
 
 
 def _status(outcome: RunOutcome, trainer: Trainer) -> str:

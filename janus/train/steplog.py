@@ -39,3 +39,8 @@ def read_step_log(path: Path) -> Iterator[dict[str, Any]]:
         for text in stream:
             if text.endswith("\n"):
                 yield json.loads(text)
+
+
+def final_numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line without what is per rank or per expert: the summary that run.json repeats."""
+    return {name: value for name, value in line.items() if name not in ("ranks", "tokens_per_expert")}

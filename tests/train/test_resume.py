@@ -73,6 +73,18 @@ def test_a_damaged_last_checkpoint_costs_the_steps_since_the_one_before(store, t
     assert_same_state(before, read_checkpoint(run / "checkpoints" / "step_00000010"))
 
 
+def test_resuming_a_finished_run_changes_nothing(store, tmp_path):
+    run = tmp_path / "run"
+    train(1, run, store)
+    before = json.loads((run / "run.json").read_text())
+    weights = (run / "checkpoints" / "step_00000010" / "weights.safetensors").read_bytes()
+    train(1, run, store, "--resume")
+    after = json.loads((run / "run.json").read_text())
+    assert (after["status"], after["steps_done"], after["final"]) == ("done", 10, before["final"])
+    assert (run / "checkpoints" / "step_00000010" / "weights.safetensors").read_bytes() == weights
+    assert len(list(read_step_log(run / "steps.jsonl"))) == 10
+
+
 def test_settings_are_on_disk_and_read_back_equal(store, tmp_path):
     run = tmp_path / "run"
     train(1, run, store, "--stop-after", "1")
