@@ -21,6 +21,7 @@ import jinja2
 from reports import figures, wording
 from reports.points import PHASE_NAMES, PHASE_ORDER, Point, Share, StudyView, arrange, paired
 from reports.published import published_run
+from reports.training import TrainingRun
 from scaling_studies.records import MEASURED, Record, RecordFolder
 
 TEMPLATE_FOLDER = Path(__file__).parent
@@ -35,8 +36,13 @@ class FigureBlock:
     description: str
 
 
-def render_page(folder: RecordFolder, *, title: str = "Scaling report", written_at: str) -> str:
-    """The page for a folder of records. written_at: date and time shown at its foot. Raises UserError."""
+def render_page(
+    folder: RecordFolder, *, title: str = "Scaling report", written_at: str, training: TrainingRun | None = None
+) -> str:
+    """The page for a folder of records, and for one training run where one is given. Raises UserError.
+
+    written_at: date and time shown at its foot.
+    """
     views = arrange(folder.records)
     run_views = [view for view in views if view.is_measured]
     predicted_views = [view for view in views if not view.is_measured]
@@ -56,6 +62,7 @@ def render_page(folder: RecordFolder, *, title: str = "Scaling report", written_
         scatter=_scatter_block(views),
         error_rows=_error_rows(views),
         continuations=[_continuation_block(view) for view in predicted_views],
+        training=_training_block(training),
         exclusions=_exclusions(views, folder.refused),
         num_attempts=sum(record.source == MEASURED for record in folder.records),
         assumptions=_assumptions(folder.records),
@@ -150,6 +157,13 @@ def _phase_table(view: StudyView) -> dict[str, Any]:
         if any(phase in phases for _, phases in columns)
     ]
     return {"columns": [name for name, _ in columns], "rows": rows}
+
+
+def _training_block(training: TrainingRun | None) -> dict[str, Any] | None:
+    if training is None or not training.losses:
+        return None
+    block = _figure("training-loss", training.figure(), training.caption, "loss against optimizer step")
+    return {"figure": block, "rows": training.rows()}
 
 
 def _scatter_block(views: Sequence[StudyView]) -> FigureBlock | None:

@@ -103,7 +103,7 @@ class LocalExecutor:
         for section, values in cell.train_settings.items():
             for name, value in values.items():
                 words.append(f"--{section}.{name}={str(value).lower() if isinstance(value, bool) else value}")
-        return words if cell.ranks == 1 else [mpiexec(), "-n", str(cell.ranks), *words]
+        return on_ranks(cell.ranks, words)
 
     def record_abandoned(self, cells: Iterable[Cell]) -> list[Record]:
         """Records for attempts whose runner was killed before it could write one, so that they are listed."""
@@ -132,11 +132,10 @@ class LocalExecutor:
 
     def _execute(self, command: Sequence[str], log: Path, time_out_s: float) -> tuple[str, str]:
         """Run the command in a process group of its own. Returns the state and, unless DONE, the reason."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environment,
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+                env=one_thread_environment(), start_new_session=True,
             )  # fmt: skip
             try:
                 code = process.wait(timeout=time_out_s)
@@ -170,6 +169,21 @@ def only_runner(folder: Path) -> Iterator[None]:
 
 def _attempt_stem(cell: Cell) -> str:
     return f"{cell.study.name}-ranks{cell.ranks:05d}-{cell.id}"
+
+
+def one_thread_environment() -> dict[str, str]:
+    """This process's environment with one thread per rank."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def on_ranks(ranks: int, words: Sequence[str]) -> list[str]:
+    """A command line on so many ranks: by mpiexec for more than one, as it is for one."""
+    return list(words) if ranks == 1 else [mpiexec(), "-n", str(ranks), *words]
+
+
+def launch_command(ranks: int, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment that start ``janus WORDS`` on so many ranks of this host."""
+    return on_ranks(ranks, [sys.executable, "-m", "janus", *words]), one_thread_environment()
 
 
 def mpiexec() -> str:

@@ -39,6 +39,12 @@ def test_an_empty_folder_is_one_sentence_exit_code_2_and_no_page(tmp_path, capsy
     assert (tmp_path / "page.html").read_text() == "old"
 
 
+def test_a_run_that_cannot_be_read_is_one_sentence_and_exit_code_2(study, tmp_path, capsys):
+    assert main(["report", str(study), "--out", str(tmp_path / "page.html"), "--run", str(tmp_path / "none")]) == 2
+    assert "left no run.json" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_help_has_examples():
     words = [sys.executable, "-m", "janus", "report", "--help"]
     result = subprocess.run(words, capture_output=True, text=True, check=True)

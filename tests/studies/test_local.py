@@ -10,7 +10,7 @@ import pytest
 
 from janus.errors import UserError
 from scaling_studies.cells import resolve_cells
-from scaling_studies.local import ATTEMPT_FOLDER, LocalExecutor, only_runner
+from scaling_studies.local import ATTEMPT_FOLDER, LocalExecutor, launch_command, only_runner
 from scaling_studies.measured import Host
 from scaling_studies.records import DONE, FAILED, INVALID, TIMEOUT, Peak, read_folder
 from tests.study_cases import data, strong, weak
@@ -155,6 +155,13 @@ def test_the_command_starts_ranks_with_mpiexec_and_says_every_setting(tmp_path):
     assert "--batch.structures=4" in words
     assert "--run.recompute=true" in words
     assert "--run.threads=1" in words
+
+
+def test_any_command_can_be_started_on_ranks():
+    command, environment = launch_command(3, ["train", "--help"])
+    assert command[1:] == ["-n", "3", sys.executable, "-m", "janus", "train", "--help"]
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert launch_command(1, ["train"])[0] == [sys.executable, "-m", "janus", "train"]
 
 
 def test_two_runners_on_one_folder_are_refused(tmp_path):
