@@ -30,7 +30,7 @@ from perfmodel.operators import FUSED_KINDS, PASS_NAMES
 SCHEMA = "janus.machine/1"
 CATALOGUE = Path(__file__).parent / "machines"
 RATE_NAMES = (
-    "matmul_flops_per_s", "matmul_bytes_per_s", "op_s", "plain_bytes_per_s", "batch_s",
+    "matmul_flops_per_s", "matmul_bytes_per_s", "op_s", "step_stretch", "plain_bytes_per_s", "batch_s",
     "optimizer_bytes_per_s", "optimizer_tensor_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ class Rates:
     op_s + 2Rnm / flops_per_s + itemsize (Rn + Rm + nm) / bytes_per_s.
     fused_s: seconds per element (row x channel) of each fused operator kind and pass (forward, backward, double);
     None: not timed, priced by its traffic at plain_bytes_per_s.
-    plain_bytes_per_s: traffic of everything else; batch_s: fixed cost of one micro-batch.
+    step_stretch: factor on products and fused operators inside a step, over alone. plain_bytes_per_s: traffic of everything else; batch_s: fixed cost of one micro-batch.
     optimizer_*: seconds per parameter tensor + bytes of parameters and states / rate (clip, AdamW, average). data_*: seconds per structure, edge and angle to build
     graphs and batches. all_reduce_latency_s, all_reduce_bytes_per_s: ring form over the node's ranks (None: 1 rank).
     """
@@ -63,6 +63,7 @@ class Rates:
     matmul_flops_per_s: float
     matmul_bytes_per_s: float
     op_s: float
+    step_stretch: float
     plain_bytes_per_s: float
     batch_s: float
     optimizer_bytes_per_s: float
@@ -155,7 +156,7 @@ class _Reader:
             return None
         if not isinstance(entry, Mapping):
             raise UserError(
-                f"{self.origin}: {path} is {entry!r} without a source: write {{value = ..., source = \"...\"}}, "
+                f'{self.origin}: {path} is {entry!r} without a source: write {{value = ..., source = "..."}}, '
                 "with a source that starts with 'assumed' where nobody published it"
             )
         value, source = entry.get("value"), entry.get("source")
@@ -171,7 +172,7 @@ class _Reader:
     def required(self, path: str, *, zero: bool = False) -> float:
         value = self.optional(path, zero=zero)
         if value is None:
-            raise UserError(f"{self.origin}: {path} is missing: add {{value = ..., source = \"...\"}}")
+            raise UserError(f'{self.origin}: {path} is missing: add {{value = ..., source = "..."}}')
         return value
 
     def whole(self, path: str) -> int:

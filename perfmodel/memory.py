@@ -99,7 +99,9 @@ def predict_memory(
     model: ModelConfig, micro_batches: Sequence[Counts], *, recompute: bool, dtype: str = "float32"
 ) -> MemoryPrediction:
     """Peak of a rank that works on these micro-batches one after the other: the largest one decides."""
-    largest = max((activation_bytes(model, part, recompute=recompute, dtype=dtype) for part in micro_batches), default=0)
+    largest = max(
+        (activation_bytes(model, part, recompute=recompute, dtype=dtype) for part in micro_batches), default=0
+    )
     return MemoryPrediction(
         base_bytes=BASE_BYTES,
         states_bytes=states_bytes(model, dtype),

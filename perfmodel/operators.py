@@ -15,7 +15,11 @@ from perfmodel.products import PHASES, Counts, RowKind
 
 Kind = Literal["gather", "silu", "gated_norm", "attention_sums", "weighted_sum", "plain"]
 FUSED_KINDS: tuple[Kind, ...] = ("gather", "silu", "gated_norm", "attention_sums", "weighted_sum")
-PASS_NAMES = ("forward", "backward", "double")  # what calibration measures: FE is forward, FF and BE backward, BF double
+PASS_NAMES = (
+    "forward",
+    "backward",
+    "double",
+)  # what calibration measures: FE is forward, FF and BE backward, BF double
 PASS_OF_PHASE = {"FE": "forward", "FF": "backward", "BF": "double", "BE": "backward"}
 
 # Arrays of rows x channels read or written by one operator: the lower bound of its traffic, used for machines whose

@@ -3,7 +3,8 @@
 It owns how seconds are put together; FLOPs and elements come from ``workload``, speeds from ``machine``, collectives
 from ``collectives``, bytes from ``memory``. Layouts with a unit above 1 are priced in ``full_machine``.
 
-seconds of a phase = FLOPs / rate + product bytes / rate + fused elements x s + plain bytes / rate + launches x s.
+seconds of a phase = stretch x (FLOPs / rate + product bytes / rate + fused elements x s) + plain bytes / rate
++ launches x s + a fixed part.
 The slowest rank decides; a phase's seconds are the mean over ranks, the mean wait for the slowest counts as sync,
 so the phases add up to the step, as in the trainer's record.
 """
@@ -104,8 +105,11 @@ def rates_for(machine: Machine, ranks_per_node: int, threads: int = 1) -> tuple[
     return _scaled(fullest, factor, ranks_per_node), notes
 
 
-def work_seconds(work: PhaseWork, rates: Rates, item_bytes: int) -> dict[str, float]:
-    """Seconds of one phase's work by cause."""
+def phase_seconds(parts: Sequence[PhaseWork], rates: Rates, item_bytes: int) -> dict[str, float]:
+    """Seconds by cause of a phase that the trainer times as one: FE, FF, or BF and BE together."""
+    work = PhaseWork()
+    for part in parts:
+        work.add(part)
     if rates.fused_s is None:  # not timed: memory traffic of its arrays
         operators_s = sum(
             elements * ARRAYS[kind][name] * item_bytes / rates.plain_bytes_per_s
@@ -117,8 +121,9 @@ def work_seconds(work: PhaseWork, rates: Rates, item_bytes: int) -> dict[str, fl
             for name, elements in passes.items()
         )  # fmt: skip
     return {
-        "products": work.flops / rates.matmul_flops_per_s + work.product_bytes / rates.matmul_bytes_per_s,
-        "operators": operators_s,
+        "products": rates.step_stretch
+        * (work.flops / rates.matmul_flops_per_s + work.product_bytes / rates.matmul_bytes_per_s),
+        "operators": rates.step_stretch * operators_s,
         "plain traffic": work.plain_bytes / rates.plain_bytes_per_s,
         "launches": work.launches * rates.op_s + rates.batch_s,
     }
@@ -133,10 +138,7 @@ def compute_seconds(
     for counts in micro_batches:
         work = phase_work(model, counts, recompute=recompute, item_bytes=item_bytes)
         for phase, parts in COMPUTE_PHASES.items():
-            joined = PhaseWork()
-            for part in parts:
-                joined.add(work[part])
-            for cause, seconds in work_seconds(joined, rates, item_bytes).items():
+            for cause, seconds in phase_seconds([work[part] for part in parts], rates, item_bytes).items():
                 phase_s[phase] += seconds
                 cause_s[cause] += seconds
     return phase_s, cause_s
@@ -150,9 +152,7 @@ def loader_seconds(micro_batches: Sequence[Counts], rates: Rates) -> float:
     )
 
 
-def gradient_sync_seconds(
-    model: ModelConfig, world_size: int, machine: Machine, rates: Rates, *, dtype: str
-) -> float:
+def gradient_sync_seconds(model: ModelConfig, world_size: int, machine: Machine, rates: Rates, *, dtype: str) -> float:
     """Seconds of the gradient all-reduce in buckets and of the few small ones; 0 for one rank."""
     if world_size == 1:
         return 0.0
@@ -254,7 +254,9 @@ def predict_step(
         phase_s=phase_s,
         cause_s=cause_s,
         rank_s=rank_s,
-        memory_bytes=max(predict_memory(model, share, recompute=recompute, dtype=dtype).total_bytes for share in shares),
+        memory_bytes=max(
+            predict_memory(model, share, recompute=recompute, dtype=dtype).total_bytes for share in shares
+        ),
         flops_model=sum(part.model_total for part in flops),
         flops_executed=sum(part.executed_total for part in flops),
         oversubscribed=machine.is_calibrated_host and on_node * threads > machine.devices_per_node,

@@ -54,7 +54,9 @@ def _block(model: ModelConfig, part: str, atoms_move: bool) -> list[Product]:
     ]
 
 
-def _experts(part: str, rows: RowKind, width: int, hidden: int, experts: ExpertConfig, leaves_block: bool) -> list[Product]:
+def _experts(
+    part: str, rows: RowKind, width: int, hidden: int, experts: ExpertConfig, leaves_block: bool
+) -> list[Product]:
     """Routed experts (k copies of every token, one product per expert) and the shared ones, joined into one."""
     routed, shared = float(experts.top_k), experts.num_shared_experts * hidden
     count = experts.num_experts
