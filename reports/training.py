@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from reports import wording
 from reports.figures import MEASURED_COLOUR, SIZE, STYLE
 
+# key of a validation, key of a step's line, name, unit of the 1e-3 multiple
 UNITS = (
-    ("energy_mae_ev_per_atom", "energy error", 1e3, "meV/atom"),
-    ("forces_mae_ev_per_angstrom", "force error", 1e3, "meV/Å"),
-    ("stress_mae_ev_per_cubic_angstrom", "stress error", 1e3, "meV/Å³"),
+    ("energy", "energy_mae_ev_per_atom", "energy error", "meV/atom"),
+    ("forces", "forces_mae_ev_per_angstrom", "force error", "meV/Å"),
+    ("stress", "stress_mae_ev_per_cubic_angstrom", "stress error", "meV/Å³"),
 )
 
 
@@ -48,11 +49,12 @@ class TrainingRun:
         ]
         validation = run.get("validation") or {}
         last = self.steps[-1] if self.steps else {}
-        for key, name, scale, unit in UNITS:
-            if validation.get(key) is not None:
-                rows.append((f"{name}, structures kept apart", f"{scale * validation[key]:.4g} {unit}"))
+        for short, key, name, unit in UNITS:
+            apart = (validation.get(short) or {}).get("mae")
+            if apart is not None:
+                rows.append((f"{name} (mean absolute), structures kept apart", f"{1e3 * apart:.4g} {unit}"))
             if last.get(key) is not None:
-                rows.append((f"{name}, last batch", f"{scale * last[key]:.4g} {unit}"))
+                rows.append((f"{name} (mean absolute), last batch", f"{1e3 * last[key]:.4g} {unit}"))
         for key, name in (("start_up_s", "start-up"), ("loop_s", "training loop"), ("wall_s", "in all")):
             rows.append((name, wording.seconds(run[key]) if run.get(key) else "n/a"))
         return rows

@@ -185,12 +185,12 @@ def test_a_training_run_is_shown_with_its_loss_and_errors():
         {"step": step, "loss": 1.0 / (step + 1), "energy_mae_ev_per_atom": 0.02, "forces_mae_ev_per_angstrom": None}
         for step in range(40)
     )
-    run = {"world_size": 2, "parameters": 140271, "validation": {"forces_mae_ev_per_angstrom": 0.25}, "wall_s": 12.0}
+    run = {"world_size": 2, "parameters": 140271, "validation": {"forces": {"mae": 0.25}}, "wall_s": 12.0}
     folder = RecordFolder(records=(record(), prediction(0.1)), refused=())
     text = render_page(folder, written_at="now", training=TrainingRun(run=run, steps=steps))
     rows = Page(text).rows
-    assert ["force error, structures kept apart", "250 meV/Å"] in rows
-    assert ["energy error, last batch", "20 meV/atom"] in rows
+    assert ["force error (mean absolute), structures kept apart", "250 meV/Å"] in rows
+    assert ["energy error (mean absolute), last batch", "20 meV/atom"] in rows
     assert ["loss, first to last tenth", "0.5208 to 0.026"] in rows  # means of 1, 1/2, 1/3, 1/4 and 1/37 ... 1/40
     assert ["structures trained on", "n/a"] in rows
     assert "not a point of the studies" in text
