@@ -76,7 +76,7 @@ def _ranks_axis(axes: Axes, ranks: Sequence[int], label: str = "ranks") -> None:
     axes.set_xlim(min(ranks) / 1.35, max(ranks) * 1.35)
 
 
-def _plain_log_axis(axis: Any, low: float, high: float) -> None:
+def plain_log_axis(axis: Any, low: float, high: float) -> None:
     """Ticks at 1, 2 and 5 times powers of ten within two bounds, written as plain numbers."""
     ticks = [factor * 10.0**power for power in range(-9, 10) for factor in (1, 2, 5)]
     axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
@@ -176,7 +176,7 @@ def step_time_figure(view: StudyView) -> Figure:
         _ranks_axis(axes, counts)
         if view.mode == "strong":
             axes.set_yscale("log")
-            _plain_log_axis(axes.yaxis, *axes.get_ylim())
+            plain_log_axis(axes.yaxis, *axes.get_ylim())
         else:
             shown = [value for point in view.points for value in (*point.job_values_s, point.predicted_s or 0)]
             axes.set_ylim(0, 1.08 * max(shown, default=1))
@@ -241,7 +241,7 @@ def scatter_figure(views: Sequence[StudyView]) -> Figure:
         for set_scale in (axes.set_xscale, axes.set_yscale):
             set_scale("log")
         for axis in (axes.xaxis, axes.yaxis):
-            _plain_log_axis(axis, low, high)
+            plain_log_axis(axis, low, high)
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
         axes.set_aspect("equal")

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
-import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from reports import wording
-from reports.figures import MEASURED_COLOUR, SIZE, STYLE
+from reports.figures import MEASURED_COLOUR, SIZE, STYLE, plain_log_axis
 
 # key of a validation, key of a step's line, name, unit of the 1e-3 multiple
 UNITS = (
@@ -55,7 +54,7 @@ class TrainingRun:
                 rows.append((f"{name} (mean absolute), structures kept apart", f"{1e3 * apart:.4g} {unit}"))
             if last.get(key) is not None:
                 rows.append((f"{name} (mean absolute), last batch", f"{1e3 * last[key]:.4g} {unit}"))
-        for key, name in (("start_up_s", "start-up"), ("loop_s", "training loop"), ("wall_s", "in all")):
+        for key, name in (("start_up_s", "start-up"), ("loop_s", "training loop"), ("wall_s", "whole run")):
             rows.append((name, wording.seconds(run[key]) if run.get(key) else "n/a"))
         return rows
 
@@ -71,7 +70,7 @@ class TrainingRun:
             axes.plot(steps, smooth, color=MEASURED_COLOUR, linewidth=1.8)
             if losses and min(losses) > 0:
                 axes.set_yscale("log")
-                axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+                plain_log_axis(axes.yaxis, *axes.get_ylim())
             axes.set_xlabel("optimizer step")
             axes.set_ylabel("loss")
             return figure
