@@ -25,7 +25,7 @@ def exponential(x: float) -> float:
     return math.exp(x)
 
 
-@overload(exponential, inline="always")
+@overload(exponential)
 def _exponential(x):
     if x != types.float32:
         return lambda x: math.exp(x)

@@ -67,10 +67,19 @@ class BlockPool:
             block = blocks.pop()
         else:
             self._shrink(self.most_lent_bytes - self.lent_bytes - size)
-            block = mmap.mmap(-1, size)
+            block = self._new_block(size)
         self.lent_bytes += size
         self.most_lent_bytes = max(self.most_lent_bytes, self.lent_bytes)
         return block
+
+    def _new_block(self, size: int) -> mmap.mmap:
+        try:
+            return mmap.mmap(-1, size)
+        except OSError:
+            raise MemoryError(
+                f"no memory for {size / 1e9:.2f} GB beside {self.lent_bytes / 1e9:.2f} GB in use: "
+                "lower batch.max_work or set run.recompute = true"
+            ) from None
 
     def _take_back(self, block: mmap.mmap) -> None:
         size = len(block)

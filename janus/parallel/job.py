@@ -71,6 +71,8 @@ def _under_watch(work: Callable[[Watchdog], int], watchdog: Watchdog) -> int:
         watchdog.wait_for_verdict(str(error))
     except torch.OutOfMemoryError as error:
         watchdog.report(f"{str(error).splitlines()[0]}: lower batch.max_work or set run.recompute to true")
+    except MemoryError as error:
+        watchdog.report(str(error) or "no memory left: lower batch.max_work or set run.recompute to true")
     except OSError as error:
         watchdog.report(f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else ""))
     except Exception as error:  # anything else is a bug: show where, stop every rank

@@ -57,3 +57,8 @@ def test_tensors_are_ordinary() -> None:
     assert tensor.is_contiguous()
     assert tensor.dtype == torch.float64
     assert (tensor @ torch.ones(16, 1, dtype=torch.float64)).eq(32).all()
+
+
+def test_no_memory_names_the_repair() -> None:
+    with pytest.raises(MemoryError, match=r"lower batch\.max_work or set run\.recompute"):
+        BlockPool().empty((1 << 46,), torch.float32)
