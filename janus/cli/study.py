@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from perfmodel.host import require_calibrated_here
     from perfmodel.machine import load_machine
     from scaling_studies import local
     from scaling_studies.measured import Host
@@ -92,6 +93,9 @@ def _run(options: argparse.Namespace) -> int:
     num_cores = len(os.sched_getaffinity(0))
     studies = quick_studies(num_cores, model=options.model) if options.quick else read_campaign(options.config)
     machine = load_machine(options.machine)
+    if not machine.is_calibrated_host:
+        raise UserError(f"--machine {options.machine} is not a file of this host: make one with 'janus calibrate'")
+    require_calibrated_here(machine)
     with local.only_runner(options.out):
         plan = list(_resolved(studies, options.data))
         cells = [cell for cell, _ in plan]

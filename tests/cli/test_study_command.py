@@ -132,6 +132,7 @@ def test_a_run_that_fails_gives_exit_code_1_and_is_listed(inputs, tmp_path, capf
     ("change", "expected"),
     [
         (("--machine", "nowhere.toml"), "nowhere.toml"),
+        (("--machine", "lineshine"), "not a file of this host"),
         (("--data", "nowhere.xyz"), "nowhere.xyz"),
         (("--config", "nowhere.toml"), "nowhere.toml"),
     ],
