@@ -143,9 +143,6 @@ def phase_work(model: ModelConfig, counts: Counts, *, recompute: bool, item_byte
         result["BF"].add(block["FE"])
         result["BF"].add(block["FF"])
         result["BF"].add(_work(inner, inside_operators, counts, item_bytes)["BE"])
-        # the force pass made again there also makes the weight gradients of fused products, which nothing uses
-        fused = [product for product in inside if product.after_silu]
-        result["BF"].flops += phase_flops(fused, counts)["FF"]
         result["BE"].add(block["FE"])
     return result
 

@@ -8,13 +8,14 @@ and drops, and the second backward recomputes again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from janus.kernels.wanted import parameter_gradients_wanted
+from janus.kernels.wanted import parameter_gradients_wanted, without_parameter_gradients
 
 
 def recomputed(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -83,15 +84,17 @@ class _BackwardCall:
         wanted = [operand for operand, need in zip(operands, self.needed, strict=True) if need]
         if not reached or not wanted:
             return [None] * len(operands)
-        found = iter(
-            torch.autograd.grad(
+        # made again, the force pass must not make gradients of parameters either: nothing would use them
+        parameters_needed = any(self.needed[self.run.num_arguments :])
+        with nullcontext() if parameters_needed else without_parameter_gradients():
+            gradients = torch.autograd.grad(
                 [output for output, _ in reached],
                 wanted,
                 [cotangent for _, cotangent in reached],
                 create_graph=create_graph,
                 allow_unused=True,
             )
-        )
+        found = iter(gradients)
         return [next(found) if need else None for need in self.needed]
 
 
