@@ -206,7 +206,7 @@ def _continuation_block(view: StudyView) -> dict[str, Any]:
         rows.append(
             {
                 "ranks": f"{point.ranks:,}",
-                "facts": ", ".join(f"{value:,} {name}" for name, value in point.any_record.facts.items()
+                "facts": ", ".join(wording.count_of(value, name.removesuffix("s")) for name, value in point.any_record.facts.items()
                                    if isinstance(value, int)) or "n/a",
                 "step": wording.seconds(step_s) if step_s is not None else "n/a",
                 "efficiency": f"{100 * efficiency:.1f} %" if efficiency is not None else "n/a",
@@ -253,9 +253,8 @@ def _assumptions(records: Sequence[Record]) -> list[tuple[str, str]]:
     """Assumptions that predictions name, each once, with the machine they are about."""
     found: dict[tuple[str, str], None] = {}
     for record in records:
-        assumed = record.facts.get("assumptions", {})
-        for name, text in assumed.items() if isinstance(assumed, dict) else ():
-            found[(f"{record.machine}: {name}", str(text))] = None
+        for text in record.facts.get("assumptions", []):
+            found[(record.machine, str(text))] = None
     return list(found)
 
 

@@ -55,7 +55,7 @@ def predicted_record(cell: Cell, machine: Machine) -> Record:
         prediction = predict_cell(cell, machine)
     except UserError as error:
         return Record(**shared, state=FAILED, reason=str(error))
-    assumptions = dict(machine.assumptions()) | {f"at {cell.ranks} ranks": note for note in prediction.notes}
+    assumptions = [f"{name}: {text}" for name, text in machine.assumptions().items()] + list(prediction.notes)
     peak = device_peaks(machine).get(cell.study.dtype)
     return Record(
         **shared,

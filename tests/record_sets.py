@@ -69,7 +69,7 @@ def continuation() -> list[Record]:
             8.0 * (1 + 0.012 * power), study="full-machine", question="How far does it go?", ranks=8 * 4**power,
             base_ranks=8, model="matris-moe-l", machine="lineshine", model_flops=1.6e15 * 4**power * 8 / 8,
             peak=Peak(flops_per_s=15.1e12 * 8 * 4**power, name="NUMA domain FP32", dtype="float32", source="a table"),
-            facts={"nodes": max(1, 4**power // 2), "assumptions": {"taper": "assumed: full bisection"}},
+            facts={"nodes": max(1, 4**power // 2), "assumptions": ["assumed: full bisection"]},
             repeats_planned=0, counts_per_rank=(),
         )
         for power in range(8)

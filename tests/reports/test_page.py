@@ -154,7 +154,7 @@ def test_the_data_on_the_page_is_the_data(full):
 def test_provenance_and_assumptions_are_shown(full):
     _, page = full
     assert ["git revision", "abc1234"] in page.rows
-    assert ["lineshine: taper", "assumed: full bisection"] in page.rows
+    assert ["lineshine", "assumed: full bisection"] in page.rows
 
 
 def test_what_users_wrote_is_escaped():
