@@ -257,6 +257,16 @@ def scatter_figure(views: Sequence[StudyView]) -> Figure:
         return figure
 
 
+def _spread(counts: Sequence[int], most: int = 6) -> list[int]:
+    """At most ``most`` of ascending counts, the last among them, so far apart that their labels do not touch."""
+    least = (counts[-1] / counts[0]) ** (1 / most)
+    chosen: list[int] = []
+    for count in reversed(counts):
+        if not chosen or chosen[-1] / count >= least:
+            chosen.append(count)
+    return chosen[::-1]
+
+
 def continuation_figure(view: StudyView, published: PublishedRun | None) -> Figure:
     """Predicted weak efficiency up to a full machine, the published value as a star."""
     with matplotlib.rc_context(STYLE):
@@ -274,8 +284,7 @@ def continuation_figure(view: StudyView, published: PublishedRun | None) -> Figu
             axes.plot([full], [published.weak_efficiency_percent], zorder=5, **star)
             handles.insert(1, matplotlib.lines.Line2D([], [], label="published", **star))
             lows.append(published.weak_efficiency_percent)
-        ticks = [count for count in counts if count == max(counts) or max(counts) / count > 1.9]
-        _ranks_axis(axes, ticks[:: max(1, len(ticks) // 6)] if len(ticks) > 8 else ticks)
+        _ranks_axis(axes, _spread(counts))
         axes.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
         axes.set_ylim(max(0.0, 10 * ((min(lows) - 10) // 10)), 104)
         axes.set_ylabel("weak efficiency, %")

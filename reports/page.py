@@ -206,8 +206,7 @@ def _continuation_block(view: StudyView) -> dict[str, Any]:
         rows.append(
             {
                 "ranks": f"{point.ranks:,}",
-                "facts": ", ".join(wording.count_of(value, name.removesuffix("s")) for name, value in point.any_record.facts.items()
-                                   if isinstance(value, int)) or "n/a",
+                "facts": _sizes(point.any_record) or "n/a",
                 "step": wording.seconds(step_s) if step_s is not None else "n/a",
                 "efficiency": f"{100 * efficiency:.1f} %" if efficiency is not None else "n/a",
                 "rate": wording.flops_rate(flops / step_s) if flops is not None and step_s is not None else "n/a",
@@ -228,6 +227,12 @@ def _continuation_block(view: StudyView) -> dict[str, Any]:
         ),
         "method": record.method, "note": last_share.note,
     }  # fmt: skip
+
+
+def _sizes(record: Record) -> str:
+    """The counts among a record's facts, like "4 units, 2 nodes"."""
+    counts = [(name.removesuffix("s"), value) for name, value in record.facts.items() if isinstance(value, int)]
+    return ", ".join(wording.count_of(value, name) for name, value in counts)
 
 
 def _exclusions(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

@@ -68,6 +68,14 @@ def test_the_published_value_is_a_star_at_the_full_machine(views):
     assert published_run("lineshine", "matris-tiny") is None
 
 
+def test_labels_of_a_long_axis_stay_apart():
+    counts = [8 * 4**power for power in range(8)] + [327_680]
+    ticks = figures._spread(counts)
+    assert ticks[-1] == 327_680
+    assert len(ticks) <= 6
+    assert 131_072 not in ticks
+
+
 def test_the_svg_is_one_element_with_text_as_text_and_nothing_from_outside(views):
     svg = figures.to_svg(figures.scatter_figure(views), "scatter")
     root = ElementTree.fromstring(svg)
