@@ -28,7 +28,7 @@ PUBLISHED_RUNS = (
         weak_efficiency_percent=90.3,
         num_devices=40_960,  # 20,480 nodes of 2 CPUs
         device="LX2 CPU",
-        source="arXiv 2604.15821: peak FLOP rate (FLOPs / training-loop time), FP32 share of peak, weak efficiency",
+        source="arXiv 2604.15821 (read in summaries): FLOPs / training-loop time, share of FP32 peak, weak efficiency",
     ),
 )
 
