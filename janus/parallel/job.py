@@ -5,7 +5,6 @@ A user's mistake: printed once, 2. A failure of one rank: named, all ranks stop,
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -40,21 +39,10 @@ def run_on_ranks(
         exit_code = 2
     watchdog.stop()
     if communicator.world_size > 1:
-        _leave(communicator, watchdog, exit_code)
+        if watchdog.before_exit is not None:
+            watchdog.before_exit()
+        communicator.leave(exit_code)
     return exit_code
-
-
-def _leave(communicator: Communicator, watchdog: Watchdog, exit_code: int) -> None:
-    """All ranks end at the same moment: a launcher that sees one exit code above 0 kills the ranks still there.
-
-    Without tearing the interpreter down: with gloo's threads alive that aborted one exit in five or so (torch 2.13).
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if watchdog.before_exit is not None:
-        watchdog.before_exit()
-    communicator.barrier()
-    os._exit(exit_code)
 
 
 def _under_watch(work: Callable[[Watchdog], int], watchdog: Watchdog) -> int:
