@@ -68,13 +68,10 @@ STEP_CASES = (
 
 
 class Clock:
-    """Repeats an action for about ``budget_s`` seconds and keeps every duration; ranks start each action together.
+    """Repeats an action for about ``budget_s`` seconds and keeps every duration; ranks start each action together."""
 
-    slowness: how many ranks share a core, so that budgets hold on a crowded host too.
-    """
-
-    def __init__(self, communicator: Communicator, slowness: float = 1.0) -> None:
-        self.communicator, self.slowness = communicator, slowness
+    def __init__(self, communicator: Communicator) -> None:
+        self.communicator = communicator
 
     def times(
         self, action: Callable[[], Any], *, budget_s: float = 0.06, least: int = 3, most: int = 25
@@ -83,7 +80,7 @@ class Clock:
         action()
         self.communicator.barrier()
         seconds: list[float] = []
-        end = time.perf_counter() + budget_s * self.slowness
+        end = time.perf_counter() + budget_s
         while len(seconds) < least or (len(seconds) < most and time.perf_counter() < end):
             start = time.perf_counter()
             action()
@@ -309,10 +306,10 @@ MEASUREMENTS: dict[str, tuple[str, Callable[[Clock], list[dict[str, Any]]]]] = {
 assert tuple(MEASUREMENTS) == STAGES, f"{tuple(MEASUREMENTS)} measured, {STAGES} announced"
 
 
-def measure_filling(communicator: Communicator, threads: int, cores: int, on_stage: Callable[[str], None]) -> dict:
+def measure_filling(communicator: Communicator, threads: int, on_stage: Callable[[str], None]) -> dict[str, Any]:
     """Raw timings of this way of filling the node, as JSON values; every rank measures, the caller keeps rank 0's."""
     torch.set_num_threads(threads)
-    clock = Clock(communicator, slowness=max(1.0, communicator.world_size * threads / cores))
+    clock = Clock(communicator)
     raw: dict[str, Any] = {"ranks": communicator.world_size, "threads": threads, "torch": torch.__version__,
                            "transport": communicator.transport}  # fmt: skip
     for stage, (key, measure) in MEASUREMENTS.items():
@@ -324,15 +321,15 @@ def measure_filling(communicator: Communicator, threads: int, cores: int, on_sta
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m janus.calibrate THREADS CORES``: one rank of one filling; rank 0 prints stages, then the timings."""
-    threads, cores = int(arguments[0]), int(arguments[1])
+    """``python -m janus.calibrate THREADS``: one rank of one filling; rank 0 prints stages, then the timings."""
+    threads = int(arguments[0])
     communicator = connect(device="cpu", timeout_s=120.0)
 
     def announce(stage: str) -> None:
         if communicator.rank == 0:
             print(f"stage {stage}", flush=True)
 
-    raw = measure_filling(communicator, threads, cores, announce)
+    raw = measure_filling(communicator, threads, announce)
     if communicator.rank == 0:
         print(json.dumps(raw), flush=True)
     communicator.leave(0)

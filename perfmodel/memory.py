@@ -1,10 +1,10 @@
 """Peak memory of one rank: states of the parameters, and what the double backward keeps alive.
 
-It owns the coefficients, counted from janus/model and checked against measured peaks (docs/prediction.md); it does
-not own what a device has (``machine``).
+It owns the coefficients, fitted to and checked against measured peaks (docs/prediction.md); it does not own what a
+device has (``machine``).
 
-At the peak (early in BF) everything that FE and FF saved is alive: per element of a saved row, FE keeps the
-products' and operators' inputs, FF keeps their gradients, and the running backward holds a few more. So
+At the peak (early in BF) everything that FE and FF saved is alive: FE keeps inputs, FF keeps their gradients, and the
+running backward holds a few more. So
 bytes = base + item x (states x parameters + sum over row kinds of rows x kept(kind)), kept in channels per row.
 """
 
@@ -21,12 +21,17 @@ OPTIMIZER_STATES = 2  # AdamW: first and second moment
 AVERAGE_STATES = 1  # exponential moving average of the weights
 BASE_BYTES = 420e6  # assumed: interpreter, torch, compiled loops; seen on x86-64 Linux with torch 2.13, CPU build
 
-# Tensors of one line kept per product or operator: by FE (its input), by FF (its incoming gradient), and alive on
-# top at the peak. Counted from the autograd rules; fused operators keep inputs only.
-KEPT_BY_PRODUCT = 2.0
-KEPT_BY_FUSED = {"gather": 0.0, "silu": 1.0, "gated_norm": 3.0, "attention_sums": 2.0, "weighted_sum": 2.0}
-KEPT_BY_PLAIN_ARRAY = 0.25
-INDEX_BYTES = {"edges": 8 * 6 + 8 * 4, "bonds": 8 * 3, "angles": 8 * 4}  # int64 indices, image and cosine of a batch
+# Tensors per line kept alive at the peak: per product (mean of its input's and output's width; fused operators keep
+# the same tensors) and per array that plain arithmetic touches in its backward. Fitted to measured peaks of
+# matris-tiny, matris-small and matris-moe-tiny at two sizes (docs/prediction.md has the errors, held-out ones too).
+KEPT_BY_PRODUCT = 0.55
+KEPT_BY_PLAIN_ARRAY = 1.1
+RECOMPUTED_BLOCK = 1.3  # a block made again inside the backward is alive with its own backward's temporaries: fitted
+INDEX_BYTES: dict[RowKind, float] = {
+    "edges": 8 * 6 + 8 * 4,
+    "bonds": 8 * 3,
+    "angles": 8 * 4,
+}  # int64 indices, image and cosine of a batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +48,11 @@ class MemoryPrediction:
         return self.base_bytes + self.states_bytes + self.activation_bytes + self.batch_bytes
 
 
-def states_bytes(model: ModelConfig, dtype: str = "float32") -> float:
-    """Parameters, gradients, optimizer and average, one copy each, plus one flattened gradient bucket."""
+def states_bytes(model: ModelConfig, dtype: str = "float32", *, average: bool = True) -> float:
+    """Parameters, gradients, optimizer and (``average``) weight average, plus one flattened gradient bucket."""
     gradients = gradient_bytes(model, dtype)
-    return gradients * (2 + OPTIMIZER_STATES + AVERAGE_STATES) + min(gradients, 25 * 1024**2)
+    states = 2 + OPTIMIZER_STATES + (AVERAGE_STATES if average else 0)
+    return gradients * states + min(gradients, 25 * 1024**2)
 
 
 def kept_channels(model: ModelConfig, *, inside_blocks: bool | None = None) -> dict[RowKind, float]:
@@ -61,10 +67,7 @@ def kept_channels(model: ModelConfig, *, inside_blocks: bool | None = None) -> d
             kept[product.rows] = kept.get(product.rows, 0.0) + channels * product.reaches_loss
     for operator in operators_of(model):
         if inside_blocks is None or operator.part.startswith("block") == inside_blocks:
-            if operator.kind == "plain":
-                tensors = operator.arrays[1] * KEPT_BY_PLAIN_ARRAY
-            else:
-                tensors = KEPT_BY_FUSED[operator.kind]
+            tensors = operator.arrays[1] * KEPT_BY_PLAIN_ARRAY
             channels = tensors * operator.channels * operator.copies * operator.reaches_loss
             kept[operator.rows] = kept.get(operator.rows, 0.0) + channels
     return kept
@@ -86,13 +89,13 @@ def activation_bytes(model: ModelConfig, counts: Counts, *, recompute: bool, dty
         stream |= {"edge_pairs": d, "angles": d}
     else:
         stream |= {"edges": d}
-    kept = [(outside, 1.0), (one_block, 1.0), (stream, 2.0 * model.num_blocks)]
+    kept = [(outside, 1.0), (one_block, RECOMPUTED_BLOCK), (stream, 2.0 * model.num_blocks)]
     return item * sum(counts.rows(kind) * channels * times for part, times in kept for kind, channels in part.items())
 
 
 def batch_bytes(counts: Counts) -> float:
     """Index arrays of a micro-batch; the loader holds those of the next step too."""
-    return 2.0 * sum(counts.rows(kind) * each for kind, each in INDEX_BYTES.items())  # type: ignore[arg-type]
+    return 2.0 * sum(counts.rows(kind) * each for kind, each in INDEX_BYTES.items())
 
 
 def predict_memory(

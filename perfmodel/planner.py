@@ -139,7 +139,9 @@ def _check(request: Request, machine: Machine, data: DataCounts) -> None:
         raise UserError(f"world size {request.world_size} exceeds what {machine.name} can hold: use at most {limit}")
 
 
-def _predict(candidate: Candidate, request: Request, machine: Machine, data: DataCounts, batches: list[list[int]]) -> None:
+def _predict(
+    candidate: Candidate, request: Request, machine: Machine, data: DataCounts, batches: list[list[int]]
+) -> None:
     predictions = []
     pieces = 0
     for batch in batches:

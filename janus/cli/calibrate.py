@@ -62,9 +62,9 @@ def _launcher(ranks: int) -> list[str]:
     return [found, "-n", str(ranks)]
 
 
-def _measure(ranks: int, cores: int, on_stage: Callable[[str], None]) -> dict[str, Any]:
+def _measure(ranks: int, on_stage: Callable[[str], None]) -> dict[str, Any]:
     """Raw timings of one filling, measured by processes of their own. Raises UserError with their last words."""
-    command = [*_launcher(ranks), sys.executable, "-m", "janus.calibrate", "1", str(cores)]
+    command = [*_launcher(ranks), sys.executable, "-m", "janus.calibrate", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
@@ -88,7 +88,7 @@ def _measure(ranks: int, cores: int, on_stage: Callable[[str], None]) -> dict[st
     return json.loads(last)
 
 
-def measure_all(fillings: Sequence[int], cores: int) -> list[dict[str, Any]]:
+def measure_all(fillings: Sequence[int]) -> list[dict[str, Any]]:
     """Raw timings of every filling, under a progress bar on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -105,7 +105,7 @@ def measure_all(fillings: Sequence[int], cores: int) -> list[dict[str, Any]]:
 
             return stage
 
-        return [_measure(ranks, cores, start(ranks)) for ranks in fillings]
+        return [_measure(ranks, start(ranks)) for ranks in fillings]
 
 
 def _print_tables(values: dict[str, Any], judgements: Sequence[Any], out: Path) -> None:
@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> int:
     from perfmodel.machine import write_machine
 
     host = this_host()
-    raws = measure_all(_fillings(options.ranks, host.cores), host.cores)
+    raws = measure_all(_fillings(options.ranks, host.cores))
     values, judgements = machine_values(
         raws, host=host, memory_bytes=psutil.virtual_memory().total, date=datetime.now(UTC).date().isoformat()
     )

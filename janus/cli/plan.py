@@ -30,7 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--world-size", type=int, required=True, metavar="N", help="ranks of the job")
     parser.add_argument("--machine", required=True, help="machine file (janus calibrate) or a name of the catalogue")
     parser.add_argument("--out", type=Path, required=True, metavar="PLAN.json", help="plan file to write")
-    parser.add_argument("--global-batch", type=int, metavar="S", help="structures per step, all ranks (default: 8 each)")
+    parser.add_argument(
+        "--global-batch", type=int, metavar="S", help="structures per step, all ranks (default: 8 each)"
+    )
     parser.add_argument("--memory-gb", type=float, metavar="GB", help="memory of one rank (default: the machine's)")
     parser.add_argument("--batches", type=int, default=8, metavar="N", help="global batches to sample (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run: the batches are those it will draw")
@@ -117,7 +119,9 @@ def _print_plan(plan: Any, content: dict[str, Any], out: Path) -> None:
         table.add_row(f"and {len(later) - LATER_ROWS} more units", "-", "-", "-", "n/a", "n/a", later[0].verdict)
     console.print(table)
     prediction = content["prediction"]
-    console.print("phases: " + ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in prediction["phase_s"].items()))
+    console.print(
+        "phases: " + ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in prediction["phase_s"].items())
+    )
     causes = sorted(prediction["cause_s"].items(), key=lambda item: -item[1])
     console.print("causes: " + ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in causes if value > 0))
     if prediction["percent_of_peak"] is not None:
