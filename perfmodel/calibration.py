@@ -40,7 +40,8 @@ def fit_costs(columns: Numbers, seconds: Numbers) -> Fit:
     The best of all subsets of columns whose plain least-squares solution is positive: exact for the few columns here.
     """
     columns, seconds = np.asarray(columns, dtype=float), np.asarray(seconds, dtype=float)
-    assert columns.ndim == 2 and len(columns) == len(seconds), f"{columns.shape} columns, {len(seconds)} timings"
+    assert columns.ndim == 2, f"columns of shape {columns.shape}"
+    assert len(columns) == len(seconds), f"{len(columns)} rows of columns, {len(seconds)} timings"
     assert (seconds > 0).all(), f"timings must be above 0, smallest {seconds.min()}"
     target = np.ones(len(seconds))
     weighted = columns / seconds[:, None]

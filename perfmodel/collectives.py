@@ -23,12 +23,14 @@ class Link:
     bytes_per_s: float
 
     def __post_init__(self) -> None:
-        assert self.latency_s >= 0 and self.bytes_per_s > 0, f"link {self.latency_s} s, {self.bytes_per_s} B/s"
+        assert self.latency_s >= 0, f"latency {self.latency_s} s"
+        assert self.bytes_per_s > 0, f"bandwidth {self.bytes_per_s} B/s"
 
 
 def _steps(link: Link, num_ranks: int, message_bytes: float, rounds: int) -> float:
     """``rounds`` passes of n-1 messages of m/n bytes each; exactly 0 for one rank or no bytes."""
-    assert num_ranks >= 1 and message_bytes >= 0, f"{num_ranks} ranks, {message_bytes} bytes"
+    assert num_ranks >= 1, f"{num_ranks} ranks"
+    assert message_bytes >= 0, f"{message_bytes} bytes"
     if num_ranks == 1 or message_bytes == 0:
         return 0.0
     each_s = link.latency_s + message_bytes / num_ranks / link.bytes_per_s

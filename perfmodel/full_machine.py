@@ -33,6 +33,8 @@ from perfmodel.workload_moe import experts_of
 
 SECOND_ORDER_VOLUME = 4.0  # measured: a collective's bytes in a second-order step over its forward (facts, section 2)
 
+MEAN_CONFIGURATION = Counts(structures=1, atoms=110, edges=7611, bonds=2700, angles=64000)  # edges: published
+
 PUBLISHED = {
     "source": "arXiv 2604.15821, second-hand: MatRIS-MoE-L on LineShine, full machine",
     "peak_eflops": 1.2, "percent_of_fp32_peak": 24.41, "weak_efficiency_percent": 90.3, "step_s": 8.14,
@@ -44,7 +46,7 @@ class FullMachineAssumptions:
     """What nobody published, as numbers that can be changed. ``describe`` lists them with their reasons."""
 
     unit: int = 8
-    counts_per_unit: Counts = Counts(structures=1, atoms=110, edges=7611, bonds=2700, angles=64000)
+    counts_per_unit: Counts = MEAN_CONFIGURATION
     unit_imbalance: float = 0.05
     replica_deviation: float = 0.02
     gradient_overlap: float = 0.8
@@ -59,20 +61,20 @@ class FullMachineAssumptions:
         counts = self.counts_per_unit
         return [
             f"assumed: a unit is {self.unit} ranks, one per NUMA domain of one CPU (the paper says 8 devices)",
-            f"assumed: a unit works on {counts.structures:g} configuration of {counts.edges:,.0f} directed edges per step "
-            "(mean of the published 473 M configurations and 3.6 trillion edges); the batch per unit is not published",
+            f"assumed: a unit works on {counts.structures:g} configuration of {counts.edges:,.0f} directed edges "
+            "per step (mean of the published 473 M configurations and 3.6 trillion edges); the batch per unit is not published",
             f"assumed: {counts.atoms:,.0f} atoms, {counts.bonds:,.0f} bonds and {counts.angles:,.0f} angles go with them",
             f"assumed: the fullest rank of a unit has {100 * self.unit_imbalance:g} % more work than the mean",
-            f"assumed: units' work is normal with a deviation of {100 * self.replica_deviation:g} %; the slowest of n "
-            "is deviation x sqrt(2 ln n) above the mean",
+            f"assumed: units' work is normal with a deviation of {100 * self.replica_deviation:g} %; the "
+            "slowest of n is deviation x sqrt(2 ln n) above the mean",
             f"assumed: {100 * self.gradient_overlap:g} % of BF and BE can hide the gradient all-reduce, a tenth stays",
             f"assumed: {100 * self.gather_overlap:g} % of the parameter gathers are prefetched behind compute",
             f"assumed: {100 * self.all_to_all_overlap:g} % of the expert all-to-all is hidden",
             f"assumed: all-to-all in {8 * self.all_to_all_item_bytes} bits (published: FP16 compression of its volume)",
             "assumed: experts stay on their owners and tokens move, every expert equally loaded",
             "assumed: a full-bisection fabric without taper; LingQi's taper and radix are not published",
-            f"assumed: {'with' if self.recompute else 'no'} activation recompute (chosen by memory unless given); states and "
-            "activations use HBM and DDR, their transfers hidden",
+            f"assumed: {'with' if self.recompute else 'no'} activation recompute (chosen by memory unless "
+            "given); states and activations use HBM and DDR, their transfers hidden",
             "assumed: no moving average of the weights is kept",
             "not modelled: start-up, I/O, noise, failures, partition of angles across cuts, second-order halo of edges",
         ]

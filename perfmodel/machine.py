@@ -49,13 +49,15 @@ class Peak:
 class Rates:
     """Speed of one rank while a node runs ``ranks`` ranks of ``threads`` threads.
 
-    matmul_flops_per_s, matmul_bytes_per_s, op_s: a product [R,n]x[n,m] takes
-    op_s + 2Rnm / flops_per_s + itemsize (Rn + Rm + nm) / bytes_per_s.
+    matmul_flops_per_s, matmul_bytes_per_s: a product [R,n]x[n,m] alone takes
+    2Rnm / flops_per_s + itemsize (Rn + Rm + nm) / bytes_per_s.
     fused_s: seconds per element (row x channel) of each fused operator kind and pass (forward, backward, double);
     None: not timed, priced by its traffic at plain_bytes_per_s.
-    step_stretch: factor on products and fused operators inside a step, over alone. plain_bytes_per_s: traffic of everything else; batch_s: fixed cost of one micro-batch.
-    optimizer_*: seconds per parameter tensor + bytes of parameters and states / rate (clip, AdamW, average). data_*: seconds per structure, edge and angle to build
-    graphs and batches. all_reduce_latency_s, all_reduce_bytes_per_s: ring form over the node's ranks (None: 1 rank).
+    step_stretch: factor on products and fused operators inside a step, over alone.
+    plain_bytes_per_s: traffic of everything else; op_s: one operator call; batch_s: fixed part of a phase.
+    optimizer_*: seconds per parameter tensor + bytes of parameters and states / rate (clip, AdamW, average).
+    data_*: seconds per structure, edge and angle to build graphs and batches.
+    all_reduce_*: ring form over the node's ranks (None: one rank).
     """
 
     ranks: int

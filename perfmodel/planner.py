@@ -203,7 +203,10 @@ def make_plan(
         if not layout.is_pure_data_parallel
     ]
     assert chosen.prediction is not None, "a runnable candidate was predicted"
-    ordered = sorted(runnable, key=lambda one: (one is not chosen, one.memory_bytes > limit_bytes, one.step_s))  # type: ignore[operator]
+    ordered = sorted(
+        runnable,
+        key=lambda one: (one is not chosen, float(one.memory_bytes or 0) > limit_bytes, float(one.step_s or 0)),
+    )
     return Plan(
         request=request, machine=machine, data=data, chosen=chosen, considered=ordered + later,
         memory_limit_bytes=limit_bytes, notes=chosen.prediction.notes,
@@ -221,7 +224,9 @@ def _judge(candidates: Sequence[Candidate], limit_bytes: float) -> Candidate:
         )
     chosen = min(fitting, key=lambda one: (float(one.step_s or 0), candidates.index(one)))
     for one in candidates:
-        assert one.step_s is not None and one.memory_bytes is not None and chosen.step_s is not None, "predicted"
+        assert one.step_s is not None, "predicted"
+        assert one.memory_bytes is not None, "predicted"
+        assert chosen.step_s is not None, "predicted"
         if one is chosen:
             one.verdict = "chosen: the fastest that fits"
         elif one.memory_bytes > limit_bytes:
@@ -233,7 +238,8 @@ def _judge(candidates: Sequence[Candidate], limit_bytes: float) -> Candidate:
 
 def _cause(one: Candidate, chosen: Candidate) -> str:
     """Which cause costs a losing candidate the most over the chosen one."""
-    assert one.prediction is not None and chosen.prediction is not None, "predicted"
+    assert one.prediction is not None, "predicted"
+    assert chosen.prediction is not None, "predicted"
     mine, best = one.prediction.cause_s, chosen.prediction.cause_s
     worst = max(mine, key=lambda cause: mine[cause] - best[cause])
     extra_s = mine[worst] - best[worst]

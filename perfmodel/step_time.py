@@ -187,8 +187,8 @@ def ranks_per_node(machine: Machine, world_size: int) -> int:
 def node_and_fabric_links(machine: Machine, on_node: int) -> tuple[Link, Link]:
     """One rank's link inside its node and its share of the node's NICs. Raises UserError where one is unknown."""
     network = machine.network
-    values = {name: getattr(network, name) for name in
-              ("node_latency_s", "node_bytes_per_s", "fabric_latency_s", "nic_bytes_per_s", "nics_per_node")}  # fmt: skip
+    names = ("node_latency_s", "node_bytes_per_s", "fabric_latency_s", "nic_bytes_per_s", "nics_per_node")
+    values = {name: getattr(network, name) for name in names}
     for name, value in values.items():
         if value is None:
             raise UserError(f"machine {machine.name!r} has no network.{name}: add it to its file to span nodes")

@@ -14,8 +14,21 @@ from perfmodel import workload_matris, workload_moe
 from perfmodel.operators import FUSED_KINDS, PASS_NAMES, PASS_OF_PHASE, Operator, phase_elements
 from perfmodel.products import PHASES, Counts, Product, phase_flops, phase_product_arrays, total_counts
 
-__all__ = ["PHASES", "Counts", "ParameterCounts", "PhaseWork", "StepFlops", "gradient_bytes", "operators_of",
-           "parameter_counts", "parameter_tensors", "phase_work", "products_of", "step_flops", "total_counts"]  # fmt: skip
+__all__ = [
+    "PHASES",
+    "Counts",
+    "ParameterCounts",
+    "PhaseWork",
+    "StepFlops",
+    "gradient_bytes",
+    "operators_of",
+    "parameter_counts",
+    "parameter_tensors",
+    "phase_work",
+    "products_of",
+    "step_flops",
+    "total_counts",
+]
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 

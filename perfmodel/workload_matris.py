@@ -12,6 +12,8 @@ updates of angles and edges are read by nothing (absent by default, forward only
 
 from __future__ import annotations
 
+import itertools
+
 from janus.config import ModelConfig
 from perfmodel.operators import Operator, fan_out, residual
 from perfmodel.products import Product, RowKind
@@ -42,7 +44,7 @@ def energy_head(width: int) -> list[Product]:
     sizes = (width, 2 * width, width, width)
     hidden = [
         Product(part="readout", rows="atoms", inputs=inputs, outputs=outputs)
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+        for inputs, outputs in itertools.pairwise(sizes)
     ]
     return [*hidden, Product(part="readout", rows="atoms", inputs=width, outputs=1, cotangent_learned=False)]
 
