@@ -38,7 +38,7 @@ class ExpertConfig:
         require_positive(self, "num_experts", "top_k", "message_hidden", "feature_hidden")
         if self.top_k > self.num_experts:
             raise UserError(
-                f"experts.top_k {self.top_k} exceeds experts.num_experts {self.num_experts}: choose top_k <= num_experts"
+                f"experts.top_k {self.top_k} exceeds experts.num_experts {self.num_experts}: use a smaller one"
             )
         if self.num_shared_experts < 0:
             raise UserError(f"experts.num_shared_experts {self.num_shared_experts} is negative: use 0 or more")

@@ -33,6 +33,17 @@ class TrainingRun:
         """(step counted from 1, loss) of every step that has one."""
         return [(int(line["step"]) + 1, float(line["loss"])) for line in self.steps if line.get("loss") is not None]
 
+    def step_time_rows(self) -> list[tuple[str, str]]:
+        """Step time measured (median, without the first tenth: warm-up) and, where a plan was run, predicted."""
+        times = [float(line["step_s"]) for line in self.steps if line.get("step_s") is not None]
+        measured_s = statistics.median(times[len(times) // 10 :]) if times else None
+        rows = [("step time, measured (median)", wording.seconds(measured_s) if measured_s else "n/a")]
+        planned_s = (self.run.get("planned") or {}).get("step_s")
+        if planned_s is None:
+            return rows
+        error = wording.signed_percent(planned_s / measured_s - 1) if measured_s else "n/a"
+        return [*rows, ("step time, predicted by the plan", wording.seconds(planned_s)), ("error of the plan", error)]
+
     def rows(self) -> list[tuple[str, str]]:
         """What the run was and where it ended, as name and text; what the files do not say is n/a."""
         run = self.run
@@ -42,6 +53,7 @@ class TrainingRun:
         rows = [
             ("ranks", str(run.get("world_size", "n/a"))),
             ("steps", f"{len(self.steps):,}"),
+            *self.step_time_rows(),
             ("parameters", f"{run['parameters']:,}" if run.get("parameters") else "n/a"),
             ("structures trained on", f"{run['num_training']:,}" if run.get("num_training") else "n/a"),
             ("loss, first to last tenth", f"{ends[0]:.4g} to {ends[1]:.4g}" if ends else "n/a"),

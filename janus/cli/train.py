@@ -129,6 +129,15 @@ def _check_plan(plan: Mapping[str, Any], world_size: int) -> None:
         )
 
 
+def _planned(plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the plan predicted, for run.json; None without a plan."""
+    prediction = plan.get("prediction")
+    if not isinstance(prediction, Mapping):
+        return None
+    wanted = ("step_s", "phase_s", "memory_bytes", "flops_model", "flops_executed")
+    return {"machine": plan.get("machine")} | {name: prediction.get(name) for name in wanted}
+
+
 def main(arguments: list[str]) -> int:
     """Train. Returns the exit code; with many ranks the process ends in ``run_on_ranks`` instead."""
     mistake: UserError | None = None
@@ -152,7 +161,7 @@ def main(arguments: list[str]) -> int:
                 raise mistake
             _check_plan(plan, communicator.world_size)
             return TrainRequest(config=config, out=options.out, resume=options.resume, force=options.force,
-                                stop_after=options.stop_after)  # fmt: skip
+                                stop_after=options.stop_after, planned=_planned(plan))  # fmt: skip
 
         document, exit_code = _train(communicator.together(make_request), communicator, watchdog)
         if options.json and communicator.rank == 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,17 @@ from janus.train.steplog import StepLog, final_numbers, read_step_log
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What a user asks for. stop_after: end, resumable, once this many steps of the run are done (None: at its end)."""
+    """What a user asks for. stop_after: end, resumable, once this many steps of the run are done (None: at its end).
+
+    planned: what a plan predicted for this run, kept in run.json beside what is measured (None: no plan).
+    """
 
     config: TrainConfig
     out: Path
     resume: bool = False
     force: bool = False
     stop_after: int | None = None
+    planned: Mapping[str, Any] | None = None
 
 
 @dataclass(kw_only=True)
@@ -118,7 +123,7 @@ def open_session(request: TrainRequest, communicator: Communicator) -> Session:
     if checkpoint is not None:
         trainer.restore(checkpoint)
     stop_step = min(trainer.num_steps, request.stop_after or trainer.num_steps)
-    document = _document(trainer, layout, precision, communicator)
+    document = _document(trainer, layout, precision, communicator) | {"planned": request.planned}
     return Session(
         trainer=trainer, folder=folder, communicator=communicator, document=document,
         stop_step=stop_step, process_start=process_start,

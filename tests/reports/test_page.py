@@ -193,4 +193,15 @@ def test_a_training_run_is_shown_with_its_loss_and_errors():
     assert ["energy error (mean absolute), last batch", "20 meV/atom"] in rows
     assert ["loss, first to last tenth", "0.5208 to 0.026"] in rows  # means of 1, 1/2, 1/3, 1/4 and 1/37 ... 1/40
     assert ["structures trained on", "n/a"] in rows
+    assert ["step time, measured (median)", "n/a"] in rows
     assert "not a point of the studies" in text
+
+
+def test_a_planned_run_shows_its_prediction_beside_its_step_time():
+    steps = tuple({"step": step, "loss": 1.0, "step_s": 9.0 if step == 0 else 0.5} for step in range(10))
+    run = {"world_size": 2, "planned": {"machine": "host", "step_s": 0.4}}
+    folder = RecordFolder(records=(record(), prediction(0.1)), refused=())
+    rows = Page(render_page(folder, written_at="now", training=TrainingRun(run=run, steps=steps))).rows
+    assert ["step time, measured (median)", "500 ms"] in rows
+    assert ["step time, predicted by the plan", "400 ms"] in rows
+    assert any(row[0] == "error of the plan" and "20.0" in row[1] for row in rows)
