@@ -20,7 +20,7 @@ from perfmodel.host import Host
 from perfmodel.machine import RATE_NAMES, SCHEMA, Rates
 from perfmodel.operators import FUSED_KINDS, PASS_NAMES
 from perfmodel.step_time import COMPUTE_PHASES as STEP_PHASES
-from perfmodel.step_time import phase_seconds
+from perfmodel.step_time import compute_seconds, fresh_memory_bytes
 from perfmodel.workload import ITEM_BYTES, Counts, PhaseWork, phase_work
 
 Numbers = np.ndarray
@@ -160,29 +160,34 @@ def known_s(work: PhaseWork, rates: Mapping[str, Any]) -> float:
 
 
 def fit_remainder(
-    samples: Sequence[StepSample], rates: Mapping[str, Any], item_bytes: int
+    samples: Sequence[StepSample], rates: Mapping[str, Any], dtype: str
 ) -> tuple[dict[str, float], float]:
-    """({"step_stretch", "plain_bytes_per_s", "op_s", "batch_s"}, quality) from steps of small models.
+    """({"step_stretch", "plain_bytes_per_s", "fresh_bytes_per_s", "op_s", "batch_s"}, quality) from steps of models.
 
     A phase takes step_stretch x (its products and fused operators as timed alone) + plain bytes / rate +
-    launches x op_s + batch_s. The stretch is what they lose inside a step: cold caches, fresh pages, other ranks.
+    fresh bytes / rate + launches x op_s + batch_s. The stretch is what they lose inside a step: cold caches, other
+    ranks.
     """
     columns, measured = [], []
+    item_bytes = ITEM_BYTES[dtype]
     for sample in samples:
         work = phase_work(sample.model, sample.counts, recompute=sample.recompute, item_bytes=item_bytes)
+        fresh_bytes = fresh_memory_bytes(sample.model, sample.counts, recompute=sample.recompute, dtype=dtype)
         for phase, parts in STEP_PHASES.items():
             columns.append([
                 sum(known_s(work[part], rates) for part in parts),
                 sum(work[part].plain_bytes for part in parts),
+                fresh_bytes[phase],
                 sum(work[part].launches for part in parts),
                 1.0,
             ])  # fmt: skip
             measured.append(sample.phase_s[phase])
     fit = fit_costs(np.array(columns), np.array(measured))
-    stretch, byte_s, op_s, batch_s = fit.coefficients
+    stretch, byte_s, fresh_s, op_s, batch_s = fit.coefficients
     return {
         "step_stretch": float(stretch),
         "plain_bytes_per_s": _rate(byte_s),
+        "fresh_bytes_per_s": _rate(fresh_s),
         "op_s": float(op_s),
         "batch_s": float(batch_s),
     }, fit.quality
@@ -199,7 +204,7 @@ def fit_rates(setting: Mapping[str, Any], dtype: str = "float32") -> tuple[Rates
     fused_s, fused_quality = fit_fused(setting["fused"])
     settled = {"matmul_flops_per_s": flops_per_s, "matmul_bytes_per_s": bytes_per_s, "fused_s": fused_s}
     fitted = [sample for sample in setting["steps"] if not sample.held_out]
-    remainder, step_quality = fit_remainder(fitted, settled, item_bytes)
+    remainder, step_quality = fit_remainder(fitted, settled, dtype)
     optimizer, optimizer_quality = fit_linear(
         np.array([[sample["bytes"], sample["tensors"]] for sample in setting["optimizer"]]),
         np.array([typical_s(sample) for sample in setting["optimizer"]]),
@@ -262,15 +267,11 @@ def judge(rates: Rates, samples: Sequence[StepSample], dtype: str = "float32") -
     """Predict every measured step (FE + FF + BF + BE) with the rates."""
     result = []
     for sample in samples:
-        work = phase_work(sample.model, sample.counts, recompute=sample.recompute, item_bytes=ITEM_BYTES[dtype])
-        predicted_s = sum(
-            sum(phase_seconds([work[part] for part in parts], rates, ITEM_BYTES[dtype]).values())
-            for parts in STEP_PHASES.values()
-        )
+        phases, _ = compute_seconds(sample.model, [sample.counts], rates, dtype=dtype, recompute=sample.recompute)
         result.append(Judgement(
             ranks=rates.ranks, model=f"{sample.model.family} {sample.model.num_blocks} x {sample.model.width}",
             angles=sample.counts.angles, held_out=sample.held_out,
-            measured_s=sum(sample.phase_s.values()), predicted_s=predicted_s,
+            measured_s=sum(sample.phase_s.values()), predicted_s=sum(phases.values()),
         ))  # fmt: skip
     return result
 

@@ -62,8 +62,10 @@ class FullMachineAssumptions:
         return [
             f"assumed: a unit is {self.unit} ranks, one per NUMA domain of one CPU (the paper says 8 devices)",
             f"assumed: a unit works on {counts.structures:g} configuration of {counts.edges:,.0f} directed edges "
-            "per step (mean of the published 473 M configurations and 3.6 trillion edges); the batch per unit is not published",
-            f"assumed: {counts.atoms:,.0f} atoms, {counts.bonds:,.0f} bonds and {counts.angles:,.0f} angles go with them",
+            "per step (mean of the published 473 M configurations and 3.6 trillion edges); the batch per unit is not "
+            "published",
+            f"assumed: {counts.atoms:,.0f} atoms, {counts.bonds:,.0f} bonds and {counts.angles:,.0f} angles go with "
+            "them",
             f"assumed: the fullest rank of a unit has {100 * self.unit_imbalance:g} % more work than the mean",
             f"assumed: units' work is normal with a deviation of {100 * self.replica_deviation:g} %; the "
             "slowest of n is deviation x sqrt(2 ln n) above the mean",

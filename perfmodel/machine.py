@@ -30,7 +30,8 @@ from perfmodel.operators import FUSED_KINDS, PASS_NAMES
 SCHEMA = "janus.machine/1"
 CATALOGUE = Path(__file__).parent / "machines"
 RATE_NAMES = (
-    "matmul_flops_per_s", "matmul_bytes_per_s", "op_s", "step_stretch", "plain_bytes_per_s", "batch_s",
+    "matmul_flops_per_s", "matmul_bytes_per_s", "op_s", "step_stretch", "plain_bytes_per_s", "fresh_bytes_per_s",
+    "batch_s",
     "optimizer_bytes_per_s", "optimizer_tensor_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
 
@@ -54,7 +55,9 @@ class Rates:
     fused_s: seconds per element (row x channel) of each fused operator kind and pass (forward, backward, double);
     None: not timed, priced by its traffic at plain_bytes_per_s.
     step_stretch: factor on products and fused operators inside a step, over alone.
-    plain_bytes_per_s: traffic of everything else; op_s: one operator call; batch_s: fixed part of a phase.
+    plain_bytes_per_s: traffic of everything else; fresh_bytes_per_s: memory that FE and FF keep, touched for the first
+    time (the operating system hands out and zeroes each new page).
+    op_s: one operator call; batch_s: fixed part of a phase.
     optimizer_*: seconds per parameter tensor + bytes of parameters and states / rate (clip, AdamW, average).
     data_*: seconds per structure, edge and angle to build graphs and batches.
     all_reduce_*: ring form over the node's ranks (None: one rank).
@@ -67,6 +70,7 @@ class Rates:
     op_s: float
     step_stretch: float
     plain_bytes_per_s: float
+    fresh_bytes_per_s: float
     batch_s: float
     optimizer_bytes_per_s: float
     optimizer_tensor_s: float

@@ -24,6 +24,7 @@ from perfmodel.workload import Counts, parameter_counts
 
 SCHEMA = "janus.plan/1"
 WORK_CAPS: tuple[int | None, ...] = (None, 400_000, 200_000, 100_000, 50_000, 25_000)
+NO_CAP = 2**62  # in a plan file: TOML, into which the trainer resolves it, has no null
 MEMORY_RESERVE = 0.1  # assumed: share of the memory left to the operating system and to prediction errors
 NOT_YET = "cannot run yet: this version's trainer is pure data parallel (unit 1)"
 
@@ -219,8 +220,8 @@ def _judge(candidates: Sequence[Candidate], limit_bytes: float) -> Candidate:
     smallest = min(float(one.memory_bytes or 0) for one in candidates)
     if not fitting:
         raise UserError(
-            f"nothing fits: the leanest candidate needs {smallest / 1e9:.2f} GB per rank of {limit_bytes / 1e9:.2f} GB: "
-            "use a smaller model, a machine with more memory per rank, or fewer ranks per node"
+            f"nothing fits: the leanest candidate needs {smallest / 1e9:.2f} GB per rank of {limit_bytes / 1e9:.2f} GB"
+            ": use a smaller model, a machine with more memory per rank, or fewer ranks per node"
         )
     chosen = min(fitting, key=lambda one: (float(one.step_s or 0), candidates.index(one)))
     for one in candidates:
@@ -263,7 +264,7 @@ def plan_mapping(plan: Plan) -> dict[str, Any]:
         "train": {
             "model": request.model_name or to_mapping(request.model),
             "data": {"path": plan.data.path},
-            "batch": {"structures": request.global_batch, "max_work": chosen.max_work},
+            "batch": {"structures": request.global_batch, "max_work": chosen.max_work or NO_CAP},
             "run": {"recompute": chosen.recompute, "dtype": request.dtype, "threads": 1, "seed": request.seed},
             "parallel": chosen.layout.to_mapping(),
         },

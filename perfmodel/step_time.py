@@ -4,7 +4,7 @@ It owns how seconds are put together; FLOPs and elements come from ``workload``,
 from ``collectives``, bytes from ``memory``. Layouts with a unit above 1 are priced in ``full_machine``.
 
 seconds of a phase = stretch x (FLOPs / rate + product bytes / rate + fused elements x s) + plain bytes / rate
-+ launches x s + a fixed part.
++ fresh bytes / rate (FE and FF) + launches x s + a fixed part.
 The slowest rank decides; a phase's seconds are the mean over ranks, the mean wait for the slowest counts as sync,
 so the phases add up to the step, as in the trainer's record.
 """
@@ -21,7 +21,7 @@ from janus.errors import UserError
 from janus.layout import Layout
 from perfmodel.collectives import Link, ring_all_reduce_s, two_level_all_reduce_s
 from perfmodel.machine import Machine, Rates
-from perfmodel.memory import predict_memory
+from perfmodel.memory import activation_bytes, predict_memory
 from perfmodel.operators import ARRAYS
 from perfmodel.workload import (
     ITEM_BYTES,
@@ -36,7 +36,17 @@ from perfmodel.workload import (
 
 PHASE_NAMES = ("data", "FE", "FF", "BF_BE", "sync", "optimizer")
 COMPUTE_PHASES = {"FE": ("FE",), "FF": ("FF",), "BF_BE": ("BF", "BE")}
-CAUSES = ("products", "operators", "plain traffic", "launches", "loader", "communication", "wait", "optimizer")
+CAUSES = (
+    "products",
+    "operators",
+    "plain traffic",
+    "fresh memory",
+    "launches",
+    "loader",
+    "communication",
+    "wait",
+    "optimizer",
+)
 BUCKET_BYTES = 25 * 1024 * 1024  # janus.train.config.ParallelConfig.bucket_bytes
 SMALL_ALL_REDUCES = 3  # exit code, losses and the gradient norm's or counts' sum: a few numbers each
 OPTIMIZER_PASSES = 12  # clip reads g twice; AdamW reads p g m v, writes p m v; the average reads 2 and writes 1
@@ -69,7 +79,8 @@ def _scaled(rates: Rates, factor: float, ranks: int) -> Rates:
     return dataclasses.replace(
         rates, ranks=ranks, fused_s=fused,
         matmul_flops_per_s=rates.matmul_flops_per_s / factor, matmul_bytes_per_s=rates.matmul_bytes_per_s / factor,
-        plain_bytes_per_s=rates.plain_bytes_per_s / factor, op_s=rates.op_s * factor, batch_s=rates.batch_s * factor,
+        plain_bytes_per_s=rates.plain_bytes_per_s / factor, fresh_bytes_per_s=rates.fresh_bytes_per_s / factor,
+        op_s=rates.op_s * factor, batch_s=rates.batch_s * factor,
         optimizer_bytes_per_s=rates.optimizer_bytes_per_s / factor,
         optimizer_tensor_s=rates.optimizer_tensor_s * factor, data_structure_s=rates.data_structure_s * factor,
         data_edge_s=rates.data_edge_s * factor, data_angle_s=rates.data_angle_s * factor,
@@ -129,6 +140,12 @@ def phase_seconds(parts: Sequence[PhaseWork], rates: Rates, item_bytes: int) -> 
     }
 
 
+def fresh_memory_bytes(model: ModelConfig, counts: Counts, *, recompute: bool, dtype: str) -> dict[str, float]:
+    """Bytes that each phase keeps for the second backward: half by FE, half by FF, in pages touched anew."""
+    kept = activation_bytes(model, counts, recompute=recompute, dtype=dtype)
+    return {"FE": kept / 2, "FF": kept / 2, "BF_BE": 0.0}
+
+
 def compute_seconds(
     model: ModelConfig, micro_batches: Sequence[Counts], rates: Rates, *, dtype: str, recompute: bool
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -137,8 +154,11 @@ def compute_seconds(
     item_bytes = ITEM_BYTES[dtype]
     for counts in micro_batches:
         work = phase_work(model, counts, recompute=recompute, item_bytes=item_bytes)
+        fresh_bytes = fresh_memory_bytes(model, counts, recompute=recompute, dtype=dtype)
         for phase, parts in COMPUTE_PHASES.items():
-            for cause, seconds in phase_seconds([work[part] for part in parts], rates, item_bytes).items():
+            causes = phase_seconds([work[part] for part in parts], rates, item_bytes)
+            causes["fresh memory"] = fresh_bytes[phase] / rates.fresh_bytes_per_s
+            for cause, seconds in causes.items():
                 phase_s[phase] += seconds
                 cause_s[cause] += seconds
     return phase_s, cause_s

@@ -24,6 +24,7 @@ def write_host(path: Path) -> Path:
             "ranks": quantity(ranks), "threads": quantity(1), "matmul_flops_per_s": quantity(5e10 * share),
             "matmul_bytes_per_s": quantity(1e10 * share), "op_s": quantity(5e-6), "step_stretch": quantity(1.0),
             "plain_bytes_per_s": quantity(5e9 * share), "batch_s": quantity(1e-3),
+            "fresh_bytes_per_s": quantity(2e9 * share),
             "optimizer_bytes_per_s": quantity(5e9), "optimizer_tensor_s": quantity(1e-6),
             "data_structure_s": quantity(1e-4), "data_edge_s": quantity(1e-7), "data_angle_s": quantity(1e-8),
         }  # fmt: skip

@@ -59,7 +59,7 @@ def test_infinite_speed_leaves_nothing(machine):
     fast = replace(
         machine.rates[0], matmul_flops_per_s=float("inf"), matmul_bytes_per_s=float("inf"), op_s=0.0, batch_s=0.0,
         plain_bytes_per_s=float("inf"), optimizer_bytes_per_s=float("inf"), optimizer_tensor_s=0.0,
-        data_structure_s=0.0, data_edge_s=0.0, data_angle_s=0.0,
+        data_structure_s=0.0, data_edge_s=0.0, data_angle_s=0.0, fresh_bytes_per_s=float("inf"),
     )  # fmt: skip
     assert predict_step(MODEL, [COUNTS], Layout(), replace(machine, rates=(fast,))).step_s == 0
 
