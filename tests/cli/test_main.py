@@ -42,7 +42,7 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     text = capsys.readouterr().out
-    assert [command for command in COMMANDS if f"    {command} " not in text] == []
+    assert [command for command in COMMANDS if f"\n    {command}" not in text] == []
 
 
 def test_an_unknown_command_is_a_mistake() -> None:
