@@ -17,6 +17,7 @@ from torch import Tensor
 
 SMALLEST_BYTES = 256 << 10  # below, the C library's heap serves well
 _STEPS_PER_OCTAVE = 8  # block sizes grow by at most 12.5 %
+_LARGEST_EXCESS = 4  # a waiting block up to so much larger is lent: batches differ in size from step to step
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -61,10 +62,13 @@ class BlockPool:
         return torch.from_numpy(lease).view(shape)
 
     def _block(self, size: int) -> mmap.mmap:
-        blocks = self._waiting.get(size)
-        if blocks:
+        fitting = [waiting for waiting in self._waiting if size <= waiting <= _LARGEST_EXCESS * size]
+        if fitting:
+            size = min(fitting)
+            block = self._waiting[size].pop()
+            if not self._waiting[size]:
+                del self._waiting[size]
             self.waiting_bytes -= size
-            block = blocks.pop()
         else:
             self._shrink(self.most_lent_bytes - self.lent_bytes - size)
             block = self._new_block(size)
