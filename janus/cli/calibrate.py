@@ -109,13 +109,15 @@ def measure_all(fillings: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _print_tables(values: dict[str, Any], judgements: Sequence[Any], out: Path) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     rates = Table(
-        title=f"{values['device_name']}: one rank, by ranks on this host (quality: median residual of the fit)"
-    )
+        title=f"{values['device_name']}: one rank, by ranks on this host (quality: median residual of the fit)",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
     rates.add_column("constant")
     for table in values["rates"].values():
         rates.add_column(f"{table['ranks']['value']} rank(s)", justify="right")
@@ -129,7 +131,8 @@ def _print_tables(values: dict[str, Any], judgements: Sequence[Any], out: Path) 
         for table in values["rates"].values()
     ))  # fmt: skip
     console.print(rates)
-    steps = Table(title="short training steps: measured and predicted (a held-out step took no part in the fit)")
+    title = "short training steps: measured and predicted (a held-out step took no part in the fit)"
+    steps = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("ranks", "model", "angles", "use", "measured ms", "predicted ms", "error"):
         steps.add_column(heading, justify="left" if heading in ("model", "use") else "right")
     for entry in judgements:

@@ -96,28 +96,33 @@ def _make_plan(options: argparse.Namespace) -> Any:
 
 
 def _print_plan(plan: Any, content: dict[str, Any], out: Path) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     request = plan.request
-    table = Table(title=f"{request.model_name or 'model'} on {request.world_size} ranks of {plan.machine.name}, "
-                        f"{request.global_batch} structures per step")  # fmt: skip
-    for heading in ("layout", "work cap", "recompute", "micro-batches", "step", "memory/rank", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("layout", "verdict") else "right")
-    runnable = [one for one in plan.considered if one.step_s is not None]
-    later = [one for one in plan.considered if one.step_s is None]
-    for one in runnable:
-        table.add_row(
-            one.layout.describe(), "none" if one.max_work is None else f"{one.max_work:,}",
-            "yes" if one.recompute else "no", f"{one.micro_batches:.1f}", f"{1e3 * one.step_s:.1f} ms",
-            f"{one.memory_bytes / 1e9:.2f} GB", one.verdict,
-        )  # fmt: skip
-    for one in later[:LATER_ROWS]:
-        table.add_row(one.layout.describe(), "-", "-", "-", "n/a", "n/a", one.verdict)
-    if len(later) > LATER_ROWS:
-        table.add_row(f"and {len(later) - LATER_ROWS} more units", "-", "-", "-", "n/a", "n/a", later[0].verdict)
+    title = (
+        f"{request.model_name or 'model'} on {request.world_size} ranks of {plan.machine.name}, "
+        f"{request.global_batch} structures per step"
+    )
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("layout", "work cap", "recompute", "micro", "step", "memory"):
+        table.add_column(heading, justify="left" if heading == "layout" else "right", no_wrap=True)
+    table.add_column("verdict")
+    for one in plan.considered:
+        if one.step_s is not None:
+            table.add_row(
+                one.layout.describe(), "none" if one.max_work is None else f"{one.max_work:,}",
+                "yes" if one.recompute else "no", f"{one.micro_batches:.1f}", f"{1e3 * one.step_s:.0f} ms",
+                f"{one.memory_bytes / 1e9:.2f} GB", one.verdict,
+            )  # fmt: skip
     console.print(table)
+    later = [one for one in plan.considered if one.step_s is None]
+    if later:
+        shown = "; ".join(one.layout.describe() for one in later[:LATER_ROWS])
+        more = f"; and {len(later) - LATER_ROWS} more" if len(later) > LATER_ROWS else ""
+        console.print(f"considered too: {shown}{more}: {later[0].verdict}")
     prediction = content["prediction"]
     console.print(
         "phases: " + ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in prediction["phase_s"].items())
