@@ -174,7 +174,10 @@ def test_an_interrupted_pack_says_so_and_leaves_nothing(tmp_path):
     path = tmp_path / "a.xyz"
     path.write_text("".join(good_frames(30_000)))
     command = [sys.executable, "-m", "janus", "data", "pack", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     while process.poll() is None and not list(tmp_path.glob(".a.store.partial-*/positions.npy")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -22,12 +22,14 @@ def test_two_ranks_were_really_started(measured):
 
 
 def test_every_gradient_and_the_loss_equal_one_process(measured):
-    """Tolerance: sums of a few thousand float64 terms in another order; 1e-12 of each tensor's norm."""
+    """Tolerance: float64 sums in another order, 1e-10 of each tensor's norm (seen: 1e-11, gate tables under recompute,
+    whose gradients are differences of nearly equal terms); a wrong adjoint shows as 0.1 and more.
+    """
     for results in measured["ranks"]:
         assert len(results) == 8
         for case, numbers in results.items():
             assert numbers["norm"] > 1e-3, case
-            assert numbers["gradient"] < 1e-12, (case, numbers)
+            assert numbers["gradient"] < 1e-10, (case, numbers)
             assert numbers["loss"] < 1e-12, (case, numbers)
 
 
