@@ -17,7 +17,18 @@ from janus.kernels.reference import LAYER_NORM_EPSILON, LOGIT_CAP
 
 # everything of "fast" but the assumptions that no NaN and no infinity occur: a NaN must stay one
 _FLAGS = {"reassoc", "contract", "arcp", "nsz", "afn"}
-_compiled = numba.njit(cache=True, nogil=True, fastmath=_FLAGS, error_model="numpy")
+_OPTIONS = {"nogil": True, "fastmath": _FLAGS, "error_model": "numpy"}
+
+
+def _compiled(function):
+    """Compile on first use; the result is kept beside this file or in the user's cache folder.
+
+    Where neither can be written (an installation by root, a home that is not there) each process compiles anew.
+    """
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # numba found no folder for its cache
+        return numba.njit(**_OPTIONS)(function)
 
 
 def exponential(x: float) -> float:
