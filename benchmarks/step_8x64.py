@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -37,6 +36,7 @@ from janus.data.structure import Structure
 from janus.model.batch import GraphBatch
 from janus.model.build import build_model
 from janus.model.potential import evaluate_potential
+from janus.train.session import peak_memory_bytes
 
 SHARED_BATCH = Path(__file__).resolve().parents[2] / "shared" / "data" / "structures" / "bench_8x64.xyz"
 # measured by this project's authors in November 2026 on a 2-core CPU machine, torch 2.13, float32 (docs/benchmarks.md)
@@ -84,7 +84,7 @@ def main() -> None:
     model, batch = build_model(config), load_batch(config)
     warm_up = [step_cpu_s(model, batch, options.recompute) for _ in range(2)]
     times = [step_cpu_s(model, batch, options.recompute) for _ in range(options.steps)]
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    peak_gb = peak_memory_bytes(torch.device("cpu")) / 1e9
     median_s = statistics.median(times)
     result = {
         "benchmark": "step_8x64",

@@ -19,6 +19,8 @@ from janus.errors import UserError
 
 Section = TypeVar("Section")
 
+LARGEST_CUTOFF_ANGSTROM = 30.0  # assumed: five times what potentials use; pairs grow with its cube
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
@@ -72,11 +74,7 @@ class ModelConfig:
                          "num_angular", "num_elements", "num_heads", "angle_width")  # fmt: skip
         if self.family not in ("matris", "matris-moe"):
             raise UserError(f"model.family {self.family!r} is not known: use 'matris' or 'matris-moe'")
-        if self.line_cutoff_angstrom > self.cutoff_angstrom:
-            raise UserError(
-                f"model.line_cutoff_angstrom {self.line_cutoff_angstrom} exceeds model.cutoff_angstrom "
-                f"{self.cutoff_angstrom}: bonds that form angles are edges too, so use a smaller value"
-            )
+        require_cutoffs(self.cutoff_angstrom, self.line_cutoff_angstrom)
         if self.family == "matris-moe":
             if self.experts is None:
                 raise UserError("model.family 'matris-moe' needs a [model.experts] section: add one or use 'matris'")
@@ -90,6 +88,15 @@ class ModelConfig:
             raise UserError("model.experts is for family 'matris-moe' only: remove the section or change the family")
         if self.compat and (self.num_angular != 7 or self.num_elements != 94):
             raise UserError("model.compat needs num_angular = 7 and num_elements = 94, the original's values")
+
+
+def require_cutoffs(cutoff_angstrom: float, line_cutoff_angstrom: float) -> None:
+    """Raise UserError unless 0 < line cutoff <= pair cutoff <= LARGEST_CUTOFF_ANGSTROM (bonds are edges too)."""
+    if not 0 < line_cutoff_angstrom <= cutoff_angstrom <= LARGEST_CUTOFF_ANGSTROM:
+        raise UserError(
+            f"cutoff {cutoff_angstrom} (pairs) and line cutoff {line_cutoff_angstrom} (angles), in angstrom: "
+            f"need 0 < line cutoff <= cutoff <= {LARGEST_CUTOFF_ANGSTROM:g}"
+        )
 
 
 def require_positive(section: Any, *names: str) -> None:

@@ -53,8 +53,11 @@ def require_calibrated_here(machine: Machine, host: Host | None = None) -> None:
     if not machine.is_calibrated_host:
         return
     here = host or this_host()
+    cores = machine.provenance.get("cores")
+    if not isinstance(cores, int):
+        raise UserError(f"machine {machine.name!r} names {cores!r} as its cores: run 'janus calibrate' here again")
     there = Host(
-        cpu=str(machine.provenance.get("cpu")), cores=int(machine.provenance.get("cores", 0)),
+        cpu=str(machine.provenance.get("cpu")), cores=cores,
         hostname=str(machine.provenance.get("hostname")),
     )  # fmt: skip
     if (there.cpu, there.cores) != (here.cpu, here.cores):

@@ -102,9 +102,8 @@ class Plan:
 def sample_batches(work: np.ndarray, global_batch: int, num_batches: int, seed: int) -> list[list[int]]:
     """The first global batches of the trainer's first epoch: the same shuffle (janus/train/sampler.py)."""
     order = np.random.default_rng([seed, 0]).permutation(np.arange(len(work)))
-    size = min(global_batch, len(work))
-    count = min(num_batches, len(work) // size)
-    return [order[number * size : (number + 1) * size].tolist() for number in range(count)]
+    count = min(num_batches, len(work) // global_batch)
+    return [order[number * global_batch : (number + 1) * global_batch].tolist() for number in range(count)]
 
 
 def share_out(work: np.ndarray, indices: Sequence[int], world_size: int, max_work: int | None) -> list[list[list[int]]]:
@@ -134,6 +133,11 @@ def _check(request: Request, machine: Machine, data: DataCounts) -> None:
         raise UserError(
             f"the global batch of {request.global_batch} structures is below the {request.world_size} ranks: "
             f"use at least {request.world_size}, one structure per rank"
+        )
+    if request.global_batch > len(data.atoms):
+        raise UserError(
+            f"the global batch of {request.global_batch} structures exceeds the {len(data.atoms)} of {data.path}: "
+            f"use at most {len(data.atoms)}"
         )
     limit = 64 * machine.devices_per_node if machine.is_calibrated_host else machine.nodes * machine.devices_per_node
     if request.world_size > limit:

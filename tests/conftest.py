@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: ranks share the machine with this process
+
 from pathlib import Path
 
 import pytest

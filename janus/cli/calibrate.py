@@ -96,7 +96,8 @@ def measure_all(fillings: Sequence[int]) -> list[dict[str, Any]]:
     from janus.calibrate import STAGES
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("calibrating", total=len(fillings) * len(STAGES))
 
         def start(ranks: int) -> Callable[[str], None]:
@@ -145,11 +146,22 @@ def _print_tables(values: dict[str, Any], judgements: Sequence[Any], out: Path) 
     console.print(f"peak: {peak / 1e9:.1f} GFLOP/s float32 per core (measured square product); machine file: {out}")
 
 
+def _require_writable(out: Path) -> None:
+    """Raise UserError before measuring, not after, when the machine file cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror}): choose another place") from None
+
+
 def main(arguments: list[str]) -> int:
     """Measure, fit, write the machine file."""
     options = _parser().parse_args(arguments)
     if options.out.suffix != ".toml":
         raise UserError(f"--out is {options.out}: a machine file's name ends in .toml")
+    _require_writable(options.out)
     import psutil
 
     from perfmodel.calibration import error_summary, machine_values

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from janus import DISTRIBUTION, __version__
 from janus.errors import UserError
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, raised where the program stands: what cleans up after Ctrl-C cleans up after it."""
+
 
 COMMANDS = {
     "quickstart": "run the whole idea once: data, plan, training, study, report",
@@ -50,7 +56,8 @@ def _usage_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 a check failed, 2 a user's mistake, 130 interrupted."""
+    """Run one command. Returns the exit code: 0 done, 1 a check failed, 2 a user's mistake, 130 or 143 ended by
+    a signal."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _usage_parser()
     if not words:
@@ -64,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"janus {words[0]}: {error}", file=sys.stderr)
         return 2
+    except TerminatedError:
+        print(f"janus {words[0]}: terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print(f"janus {words[0]}: interrupted", file=sys.stderr)
         return 130
@@ -72,5 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _terminate(signal_number: int, frame: object) -> None:
+    raise TerminatedError
+
+
 def entry_point() -> None:
+    """The console command. SIGTERM (schedulers, ``timeout``) cleans up like Ctrl-C; ``train`` has its own handler."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

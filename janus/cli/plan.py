@@ -31,7 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--machine", required=True, help="machine file (janus calibrate) or a name of the catalogue")
     parser.add_argument("--out", type=Path, required=True, metavar="PLAN.json", help="plan file to write")
     parser.add_argument(
-        "--global-batch", type=int, metavar="S", help="structures per step, all ranks (default: 8 each)"
+        "--global-batch",
+        type=int,
+        metavar="S",
+        help="structures per step, all ranks (default: 8 each, at most all there are)",
     )
     parser.add_argument("--memory-gb", type=float, metavar="GB", help="memory of one rank (default: the machine's)")
     parser.add_argument("--batches", type=int, default=8, metavar="N", help="global batches to sample (default: 8)")
@@ -84,13 +87,14 @@ def _make_plan(options: argparse.Namespace) -> Any:
 
     model, name = _model(options.model)
     machine = load_machine(options.machine)
+    data, ranks = _data_counts(options.data, model), options.world_size
     request = Request(
         model=model, model_name=name, world_size=options.world_size, seed=options.seed,
-        global_batch=options.global_batch or 8 * options.world_size, num_batches=options.batches,
+        global_batch=options.global_batch or max(ranks, min(8 * ranks, len(data.atoms))), num_batches=options.batches,
         memory_bytes=None if options.memory_gb is None else 1e9 * options.memory_gb,
     )  # fmt: skip
-    data = _data_counts(options.data, model)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("pricing candidates", total=None)
         return make_plan(request, machine, data, lambda total: progress.update(task, total=total, advance=1))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from janus.config import require_cutoffs
 from janus.data.graph import count_graph
 from janus.data.reference import NUM_ATOMIC_NUMBERS, Chunk, ReferenceEnergies, fit_reference_energies
 from janus.data.store_arrays import (
@@ -71,10 +72,7 @@ def write_store(
     target = Path(path)
     if target.suffix != ".store":
         raise UserError(f"store name {target.name!r} must end in .store: use {target.stem}.store")
-    if not 0 < line_cutoff_angstrom <= cutoff_angstrom:
-        raise UserError(
-            f"cutoffs {cutoff_angstrom} (pairs) and {line_cutoff_angstrom} (angles): need 0 < angles <= pairs"
-        )
+    require_cutoffs(cutoff_angstrom, line_cutoff_angstrom)
     with published_folder(target, replace=replace) as folder:
         entries = _append_all(folder, structures, cutoff_angstrom, line_cutoff_angstrom)
         left_out = dict(skipped()) if skipped is not None else {}
@@ -349,6 +347,7 @@ class StructureStore:
 
     def recount(self, cutoff_angstrom: float, line_cutoff_angstrom: float) -> StructureStore:
         """This store with counts for other cutoffs, held in memory; itself when the cutoffs are the same already."""
+        require_cutoffs(cutoff_angstrom, line_cutoff_angstrom)
         if (cutoff_angstrom, line_cutoff_angstrom) == (self.cutoff_angstrom, self.line_cutoff_angstrom):
             return self
         columns: dict[str, list[np.ndarray]] = {name: [] for name in COUNTS if name != "composition_end"}

@@ -58,7 +58,10 @@ class RunFolder:
 
     def claim(self, config: TrainConfig, *, force: bool) -> None:
         """Make the folder, drop an older run where ``force`` says so, and write the resolved settings."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {self.path} cannot be made ({error.strerror}): name another folder") from None
         if force:
             for part in (self.config, self.run, self.steps):
                 part.unlink(missing_ok=True)

@@ -88,7 +88,7 @@ MISTAKES = {
     "several files, no name": (lambda folder: ["pack", "a.xyz", "b.xyz"], "--out NAME.store"),
     "store name": (lambda folder: ["pack", spoiled_file(folder), "--out", folder / "a"], "must end in .store"),
     "negative limit": (lambda folder: ["pack", spoiled_file(folder), "--max-force", -1], "must be 0 or more"),
-    "cutoffs": (lambda folder: ["pack", spoiled_file(folder), "--cutoff", 3], "need 0 < angles <= pairs"),
+    "cutoffs": (lambda folder: ["pack", spoiled_file(folder), "--cutoff", 3], "need 0 < line cutoff <= cutoff"),
     "not a folder": (lambda folder: ["pack", spoiled_file(folder), "--out", "/dev/null/a.store"], "cannot write"),
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,35 @@ def test_starting_imports_no_torch(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_sigterm_cleans_up_like_an_interrupt(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "janus", "data", "make", "--out", str(tmp_path / "many.xyz"), "--count", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not any(path.stat().st_size for path in tmp_path.iterdir()):
+        time.sleep(0.02)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.splitlines()[-1] == "janus data: terminated"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cutoffs", [("1e5", "3.5"), ("nan", "3.5"), ("3", "4"), ("-1", "-2")])
+def test_impossible_cutoffs_are_refused_before_work(
+    cutoffs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--cutoff", cutoffs[0], "--line-cutoff", cutoffs[1]]
+    assert main(["data", "make", "--out", str(tmp_path / "a.store"), "--count", "2", *words]) == 2
+    assert "need 0 < line cutoff <= cutoff <= 30" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibrate_refuses_an_unwritable_place_before_measuring(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["calibrate", "--out", str(tmp_path / "file" / "m.toml")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "choose another place" in error

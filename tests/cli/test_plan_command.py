@@ -29,7 +29,7 @@ def test_plan_is_written_and_shown(words, tmp_path, capsys):
     assert "verdict" in shown
     assert "phases:" in shown
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert load_train_config(None, plan["train"]).batch.structures == 16
+    assert load_train_config(None, plan["train"]).batch.structures == 12, "all there are"
     assert plan["considered"][0]["verdict"].startswith("chosen")
 
 
@@ -76,3 +76,8 @@ def test_too_little_memory_leaves_an_older_plan_as_it_was(words, tmp_path, capsy
     assert main([*words, "--memory-gb", "0.001"]) == 2
     assert "nothing fits" in capsys.readouterr().err
     assert (tmp_path / "plan.json").read_text() == "older"
+
+
+def test_a_batch_above_the_data_is_refused_as_training_would(words, capsys):
+    assert main([*words, "--global-batch", "1000"]) == 2
+    assert "exceeds the 12" in capsys.readouterr().err

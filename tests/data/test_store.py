@@ -263,8 +263,8 @@ def test_a_link_to_a_store_is_followed_when_replaced(tmp_path):
     ("name", "cutoffs", "words"),
     [
         ("a.data", CUTOFFS, "must end in .store"),
-        ("a.store", {"cutoff_angstrom": 3.0, "line_cutoff_angstrom": 4.0}, "need 0 < angles <= pairs"),
-        ("a.store", {"cutoff_angstrom": float("nan"), "line_cutoff_angstrom": 4.0}, "cutoffs nan"),
+        ("a.store", {"cutoff_angstrom": 3.0, "line_cutoff_angstrom": 4.0}, "need 0 < line cutoff <= cutoff"),
+        ("a.store", {"cutoff_angstrom": float("nan"), "line_cutoff_angstrom": 4.0}, "cutoff nan"),
         ("file/a.store", CUTOFFS, "cannot write"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import sys
 
 import numpy as np
@@ -15,11 +14,13 @@ from janus.model.batch import GraphBatch
 from janus.model.build import build_model
 from janus.model.potential import evaluate_potential
 from janus.presets import preset
+from janus.train.session import peak_memory_bytes
 from perfmodel.workload import Counts
 
 
 def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Of this program: what getrusage says may include the peak of the process that started it."""
+    return peak_memory_bytes(torch.device("cpu"))
 
 
 def main(name: str, recompute: bool) -> None:
