@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
-from typing import Any
 
 import numpy as np
 import torch
@@ -106,11 +105,6 @@ class BlockPool:
 _pool = BlockPool()
 
 
-def pool() -> BlockPool:
-    """The process's pool."""
-    return _pool
-
-
 def empty(*shape: int, like: Tensor) -> Tensor:
     """An uninitialised tensor of the dtype of ``like`` from the process's pool."""
     return _pool.empty(shape, like.dtype)
@@ -124,12 +118,3 @@ def empty_like(like: Tensor) -> Tensor:
 def zeros(*shape: int, like: Tensor) -> Tensor:
     """A tensor of zeros of the dtype of ``like`` from the process's pool."""
     return empty(*shape, like=like).zero_()
-
-
-def statistics() -> dict[str, Any]:
-    """lent_bytes, waiting_bytes and most_lent_bytes of the process's pool."""
-    return {
-        "lent_bytes": _pool.lent_bytes,
-        "waiting_bytes": _pool.waiting_bytes,
-        "most_lent_bytes": _pool.most_lent_bytes,
-    }

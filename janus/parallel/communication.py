@@ -109,12 +109,6 @@ class Communicator:
             raise UserError(first)
         return result
 
-    def close(self) -> None:
-        """Leave the process group. All ranks call it."""
-        if self.world_size > 1 and dist.is_initialized():
-            self.barrier()
-            dist.destroy_process_group()
-
     def leave(self, exit_code: int) -> NoReturn:
         """End the process, all ranks at one moment: a launcher that sees one rank end badly kills those still there.
 

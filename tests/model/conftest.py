@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ase
 import ase.build
@@ -72,6 +72,3 @@ def crystal() -> ase.Atoms:
 def molecule() -> ase.Atoms:
     """Ethanol without a cell."""
     return ase.build.molecule("CH3CH2OH")
-
-
-Make = Callable[[float], ase.Atoms]

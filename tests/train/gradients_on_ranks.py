@@ -107,7 +107,7 @@ def main() -> None:
     results = communicator.gather_objects(results)
     if communicator.rank == 0:
         print(json.dumps({"world_size": communicator.world_size, "launcher": communicator.launcher, "ranks": results}))
-    communicator.close()
+    communicator.leave(0)
 
 
 main()
