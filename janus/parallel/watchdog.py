@@ -20,6 +20,7 @@ from janus.parallel.communication import Communicator
 
 BEAT_S = 1.0
 SILENCE_S = 15.0  # of a beat, before its rank counts as lost; well below the 30 s in which all must have stopped
+FAREWELL_S = 5.0  # longest wait of a failed job's ranks for one another before they exit
 
 
 class Watchdog:
@@ -152,5 +153,17 @@ class Watchdog:
                     self.on_failure(message)
                 if self.before_exit is not None:
                     self.before_exit()
+                self._wait_for_all_to_be_ready()
             finally:
                 os._exit(1)
+
+    def _wait_for_all_to_be_ready(self) -> None:
+        """Until every rank that can has left its marks: a launcher that sees the first one end kills all others."""
+        deadline = time.monotonic() + FAREWELL_S
+        try:
+            ready = self._store.add("ready_to_exit", 1)
+            while ready < self._communicator.world_size and time.monotonic() < deadline:
+                time.sleep(0.02)
+                ready = self._store.add("ready_to_exit", 0)
+        except RuntimeError:  # the store went with rank 0
+            return
