@@ -62,3 +62,42 @@ def test_enumeration_without_experts_and_with_a_limit():
     assert {layout.unit for layout in layouts} == {1, 2}
     with pytest.raises(UserError, match="at least 1"):
         list(layouts_of(0))
+
+
+@pytest.mark.parametrize("placement", ["unit_first", "replica_first"])
+def test_ranks_and_coordinates_are_inverse(placement):
+    layout = Layout(unit=4, replicas=3, shard_degree=4, graph_degree=2, expert_degree=1, placement=placement)
+    for rank in range(layout.world_size):
+        place = layout.coordinates(rank)
+        assert layout.rank_at(place.replica, place.position) == rank
+        assert 0 <= place.data < layout.data_degree
+    with pytest.raises(UserError, match="rank 12 is outside"):
+        layout.coordinates(12)
+
+
+@pytest.mark.parametrize("placement", ["unit_first", "replica_first"])
+@pytest.mark.parametrize("axis", ["shard", "shard_copies", "expert", "expert_copies", "graph", "unit", "world"])
+def test_groups_partition_the_world_and_agree_with_the_coordinates(axis, placement):
+    layout = Layout(unit=8, replicas=2, shard_degree=4, graph_degree=2, expert_degree=8, placement=placement)
+    groups = layout.groups(axis)
+    assert sorted(rank for group in groups for rank in group) == list(range(16))
+    sizes = {"shard": 4, "shard_copies": 4, "expert": 8, "expert_copies": 2, "graph": 2, "unit": 8, "world": 16}
+    assert {len(group) for group in groups} == {sizes[axis]}
+    for group in groups:
+        places = [layout.coordinates(rank) for rank in group]
+        if axis in ("shard", "expert", "graph"):
+            assert [getattr(place, axis) for place in places] == list(range(len(group)))
+            assert len({place.replica for place in places}) == 1
+        if axis == "graph":
+            assert len({place.data for place in places}) == 1
+        if axis.endswith("_copies"):
+            assert len({getattr(place, axis.removesuffix("_copies")) for place in places}) == 1
+
+
+def test_placement_decides_which_ranks_are_neighbours():
+    near = Layout(unit=2, replicas=3, graph_degree=2)
+    assert near.groups("graph") == [[0, 1], [2, 3], [4, 5]]
+    far = Layout(unit=2, replicas=3, graph_degree=2, placement="replica_first")
+    assert far.groups("graph") == [[0, 3], [1, 4], [2, 5]]
+    with pytest.raises(UserError, match="placement is 'random'"):
+        Layout(placement="random")

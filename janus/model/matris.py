@@ -190,9 +190,9 @@ class MatrisBlock(nn.Module):
 
 
 class Matris(nn.Module):
-    """Energy of each atom from distances and angles."""
+    """Energy of each atom from distances and angles. on_block: called with each block as soon as it is made."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, on_block: Callable[[int, nn.Module], None]) -> None:
         super().__init__()
         self.config = config
         width = config.width
@@ -203,7 +203,10 @@ class Matris(nn.Module):
         self.edge_embedding = EdgeEmbedding(config.num_radial, width)
         self.angle_embedding = AngleEmbedding(config.num_angular, width, config.compat)
         last = config.num_blocks - 1
-        self.blocks = nn.ModuleList(MatrisBlock(config, index == last) for index in range(config.num_blocks))
+        self.blocks = nn.ModuleList()
+        for index in range(config.num_blocks):
+            self.blocks.append(MatrisBlock(config, index == last))
+            on_block(index, self.blocks[-1])
         self.readout_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
         self.energy_head = EnergyHead(width)
         if config.compat:

@@ -7,6 +7,7 @@ Legend: N atoms, E directed edges, U pairs, B bonds, A angles, H heads, d width,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -136,9 +137,9 @@ class MatrisMoeBlock(nn.Module):
 
 
 class MatrisMoe(nn.Module):
-    """Energy of each atom from distances and angles, by experts chosen per element."""
+    """Energy of each atom from distances and angles, by experts chosen per element. on_block: receives each block."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, on_block: Callable[[int, nn.Module], None]) -> None:
         super().__init__()
         assert config.experts is not None
         self.config = config
@@ -150,7 +151,10 @@ class MatrisMoe(nn.Module):
         self.edge_embedding = EdgeEmbedding(config.num_radial, width)
         self.angle_basis = ChebyshevAngularBasis(config.num_angular)
         self.angle_embedding = nn.Linear(config.num_angular, config.angle_width, bias=False)
-        self.blocks = nn.ModuleList(MatrisMoeBlock(config, config.experts) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList()
+        for index in range(config.num_blocks):
+            self.blocks.append(MatrisMoeBlock(config, config.experts))
+            on_block(index, self.blocks[-1])
         self.readout_norm = _norm(width)
         self.energy_head = EnergyHead(width)
         self.register_buffer("reference_energies", torch.zeros(config.num_elements, dtype=torch.float64))

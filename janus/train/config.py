@@ -126,7 +126,8 @@ class RunConfig:
 
     device auto: a GPU per rank where there are GPUs. threads: per rank; 0: the host's cores shared among its ranks.
     hang_timeout_s: longest wait in one collective before the ranks that did not come are named and the run stops.
-    recompute: second-order activation checkpointing.
+    recompute: second-order activation checkpointing. verify: before step 0, hold the layout to a single process on a
+    small batch (as 'janus check gradients' does) and refuse to train if they differ.
     tf32: TF32 matrix products on GPUs that have them. checkpoint_every, validate_every: in steps; 0: never
     (a checkpoint is still written at the end). keep: newest checkpoints kept, beside the best one.
     """
@@ -140,6 +141,7 @@ class RunConfig:
     threads: int = 0
     hang_timeout_s: float = 1800.0
     recompute: bool = False
+    verify: bool = False
     checkpoint_every: int = 100
     validate_every: int = 0
     keep: int = 2
@@ -167,7 +169,12 @@ class RunConfig:
 class ParallelConfig:
     """The layout: degrees as in janus.layout.Layout, which checks them. replicas None: whatever fills the ranks.
 
-    bucket_bytes: size of the flattened gradient buckets that one all-reduce carries.
+    transport: what carries the axes' data. auto: NCCL between GPUs, gloo between CPUs; mpi: non-blocking MPI (CPUs).
+    gathered_blocks: blocks whose sharded parameters may be gathered at one time (2: the one in use and the next one);
+    0 keeps every block gathered until the end of a step, for speed. Experts: "tokens" move to experts, or expert
+    "weights" to tokens; expert_replication: hot experts are copied to idle ranks for a step where that pays;
+    expert_compression: what the expert all-to-all carries. bucket_bytes: size of the flattened gradient buckets that
+    one all-reduce carries.
     """
 
     unit: int = 1
@@ -175,25 +182,32 @@ class ParallelConfig:
     shard_degree: int = 1
     graph_degree: int = 1
     expert_degree: int = 1
+    placement: Literal["unit_first", "replica_first"] = "unit_first"
+    transport: Literal["auto", "gloo", "nccl", "mpi"] = "auto"
+    gathered_blocks: int = 2
+    expert_strategy: Literal["tokens", "weights"] = "tokens"
+    expert_replication: bool = True
+    expert_compression: Literal["none", "float16"] = "none"
     bucket_bytes: int = 25 * 1024 * 1024
 
     def __post_init__(self) -> None:
         require_positive(self, "bucket_bytes")
+        if self.gathered_blocks != 0 and self.gathered_blocks < 2:
+            raise UserError(
+                f"parallel.gathered_blocks is {self.gathered_blocks}: use 2 (the block in use and the next) or more, "
+                "or 0 to keep all"
+            )
         self._layout_with(self.replicas or 1)
 
     def _layout_with(self, replicas: int) -> Layout:
         return Layout(
             unit=self.unit, replicas=replicas, shard_degree=self.shard_degree,
-            graph_degree=self.graph_degree, expert_degree=self.expert_degree,
+            graph_degree=self.graph_degree, expert_degree=self.expert_degree, placement=self.placement,
         )  # fmt: skip
 
     def layout(self, world_size: int) -> Layout:
-        """The layout of this many ranks. Raises UserError when it does not fill them or is not trainable yet."""
+        """The layout of this many ranks. Raises UserError when it does not fill them."""
         layout = self._layout_with(self.replicas if self.replicas is not None else max(1, world_size // self.unit))
-        if not layout.is_pure_data_parallel:
-            raise UserError(
-                f"parallel.unit is {self.unit}: this version trains data parallel only, so set unit and degrees to 1"
-            )
         layout.check_world_size(world_size)
         return layout
 
@@ -210,6 +224,18 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     run: RunConfig = field(default_factory=RunConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        if self.parallel.expert_degree > 1 and self.model.experts is None:
+            raise UserError(
+                f"parallel.expert_degree is {self.parallel.expert_degree} but the model has no experts: "
+                "set it to 1 or use a matris-moe model"
+            )
+        if self.parallel.graph_degree > 1 and self.model.compat:
+            raise UserError(
+                f"parallel.graph_degree is {self.parallel.graph_degree} but the model is compat, whose softmax cannot "
+                "be split over ranks: set it to 1 or model.compat to false"
+            )
 
 
 def _expand_model(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,8 @@ class Trainer:
 
     def _share_of_step(self, step: int) -> list[list[int]]:
         communicator = self.communicator
-        return self.sampler.share(step, communicator.rank, communicator.world_size, self.config.batch.max_work)
+        layout = self.config.parallel.layout(communicator.world_size)
+        return self.sampler.share(step, layout, communicator.rank, self.config.batch.max_work)
 
     def _step_and_record(
         self, prefetcher: Prefetcher, log: StepLog | None, progress: ProgressLine,

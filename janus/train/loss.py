@@ -58,14 +58,16 @@ class Labels:
         forces = [s.forces if s.forces is not None else np.zeros((s.num_atoms, 3)) for s in structures]
         stress = [s.stress if s.stress is not None else np.zeros((3, 3)) for s in structures]
         has_forces = [np.full(s.num_atoms, s.forces is not None) for s in structures]
+        if not structures:
+            forces, stress, has_forces = [np.zeros((0, 3))], np.zeros((0, 3, 3)), [np.zeros(0, dtype=bool)]
         return cls(
             energy=torch.tensor([s.energy if s.energy is not None else 0.0 for s in structures], dtype=torch.float64),
-            has_energy=torch.tensor([s.energy is not None for s in structures]),
-            num_atoms=torch.tensor([s.num_atoms for s in structures]),
+            has_energy=torch.tensor([s.energy is not None for s in structures], dtype=torch.bool),
+            num_atoms=torch.tensor([s.num_atoms for s in structures], dtype=torch.int64),
             forces=torch.from_numpy(np.concatenate(forces).astype(np.float64)),
             has_forces=torch.from_numpy(np.concatenate(has_forces)),
-            stress=torch.from_numpy(np.stack(stress).astype(np.float64)),
-            has_stress=torch.tensor([s.stress is not None for s in structures]),
+            stress=torch.from_numpy(np.asarray(stress, dtype=np.float64)),
+            has_stress=torch.tensor([s.stress is not None for s in structures], dtype=torch.bool),
         )
 
     def to(self, device: torch.device) -> Labels:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from janus.layout import Layout
 from janus.packing import pack_longest_first, split_by_cap
 
 
@@ -47,20 +48,36 @@ class Sampler:
         start = position * self.batch_structures
         return self._epoch_order[1][start : start + self.batch_structures].tolist()
 
-    def share(self, step: int, rank: int, world_size: int, max_work: int | None) -> list[list[int]]:
-        """Micro-batches (structure indices) of one rank in a global step; an empty list where it gets no structure."""
-        return share_out(self._work, self.batch(step), world_size, max_work)[rank]
+    def share(self, step: int, layout: Layout, rank: int, max_work: int | None) -> list[list[int]]:
+        """Micro-batches (structure indices) that one rank works on in a global step, alone or with its graph group."""
+        return share_in_lockstep(self._work, self.batch(step), layout, rank, max_work)
 
 
-def share_out(work: np.ndarray, indices: Sequence[int], world_size: int, max_work: int | None) -> list[list[list[int]]]:
-    """Micro-batches of every rank: longest-first packing over ranks, then micro-batches under the work cap.
+def share_in_lockstep(
+    work: np.ndarray, indices: Sequence[int], layout: Layout, rank: int, max_work: int | None
+) -> list[list[int]]:
+    """Micro-batches of one rank. The ranks of a unit share collectives, so all of them get equally many: those of its
+    busiest graph group, empty ones (no structures) behind the others'. Without units: a rank may get none at all.
+    """
+    shares = share_out(work, indices, layout.data_degree, max_work)
+    place = layout.coordinates(rank)
+    mine = shares[place.data]
+    if layout.is_pure_data_parallel:
+        return mine
+    first = place.replica * layout.data_degree_in_unit
+    longest = max(len(share) for share in shares[first : first + layout.data_degree_in_unit])
+    return mine + [[] for _ in range(longest - len(mine))]
+
+
+def share_out(work: np.ndarray, indices: Sequence[int], num_shares: int, max_work: int | None) -> list[list[list[int]]]:
+    """Micro-batches of every share: longest-first packing over shares, then micro-batches under the work cap.
 
     Work 0 (an isolated atom) counts as 1, so that atoms without neighbours are spread out and capped too.
     """
     chosen = np.asarray(indices, dtype=np.int64)
     weight = np.maximum(np.asarray(work)[chosen], 1)
     shares = []
-    for items in pack_longest_first(weight, world_size):
+    for items in pack_longest_first(weight, num_shares):
         pieces = [list(range(len(items)))] if items else []
         if max_work is not None and items:
             pieces = split_by_cap(weight[items], max_work)

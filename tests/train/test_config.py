@@ -71,14 +71,26 @@ def test_a_wrong_setting_is_named_with_its_rule(word, expected):
         load_train_config(overrides=[word])
 
 
-def test_only_data_parallel_layouts_train():
+def test_the_layout_fills_the_ranks_that_were_started():
     config = TrainConfig()
     assert config.parallel.layout(4).replicas == 4
     sharded = load_train_config(overrides=["--parallel.unit=2", "--parallel.shard_degree=2"])
-    with pytest.raises(UserError, match="data parallel only"):
-        sharded.parallel.layout(2)
+    assert sharded.parallel.layout(4).groups("shard") == [[0, 1], [2, 3]]
+    with pytest.raises(UserError, match="needs 2 ranks"):
+        sharded.parallel.layout(1)
     with pytest.raises(UserError, match="3 ranks"):
         load_train_config(overrides=["--parallel.replicas=3"]).parallel.layout(2)
+
+
+def test_degrees_that_the_model_cannot_have_are_refused():
+    unit = ["--parallel.unit=2", "--parallel.expert_degree=2"]
+    with pytest.raises(UserError, match="the model has no experts"):
+        load_train_config(overrides=unit)
+    load_train_config(overrides=["--model=matris-moe-tiny", *unit])
+    with pytest.raises(UserError, match="compat"):
+        load_train_config(overrides=["--model.compat=true", "--parallel.unit=2", "--parallel.graph_degree=2"])
+    with pytest.raises(UserError, match=r"parallel.gathered_blocks is 1: use 2 .* or 0 to keep all"):
+        load_train_config(overrides=["--parallel.gathered_blocks=1"])
 
 
 def test_steps_and_epochs_exclude_each_other():

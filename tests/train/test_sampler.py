@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from janus.layout import Layout
 from janus.train.sampler import Sampler, share_out, split_validation
 
 WORK = np.array([5, 900, 40, 41, 39, 7, 300, 12, 0, 77, 76])
@@ -25,7 +26,7 @@ def test_steps_do_not_depend_on_what_was_asked_before():
 
 def test_shares_of_all_ranks_are_the_global_batch_within_the_cap():
     sampler = Sampler(WORK, np.arange(11), 8, seed=0)
-    shares = [sampler.share(0, rank, 3, max_work=100) for rank in range(3)]
+    shares = [sampler.share(0, Layout(replicas=3), rank, max_work=100) for rank in range(3)]
     assert sorted(index for share in shares for part in share for index in part) == sorted(sampler.batch(0))
     for part in (part for share in shares for part in share):
         assert WORK[part].sum() <= 100 or len(part) == 1
