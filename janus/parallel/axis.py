@@ -101,8 +101,8 @@ class Axis(ABC):
 class LoneAxis(Axis):
     """A group of this rank alone."""
 
-    def __init__(self, name: str, rank: int = 0) -> None:
-        super().__init__(name, [rank], 0, Ledger())
+    def __init__(self, name: str, rank: int = 0, ledger: Ledger | None = None) -> None:
+        super().__init__(name, [rank], 0, ledger if ledger is not None else Ledger())
 
     def _never(self, *_: object) -> Pending:
         raise AssertionError(f"axis {self.name} has one rank: nothing is sent")
