@@ -7,7 +7,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from janus.kernels import fused, reference
+from janus.kernels import fused, grouped, reference
 
 
 def _form(tensor: Tensor) -> ModuleType:
@@ -65,3 +65,9 @@ def attention_sums(logits: Tensor, envelope: Tensor, values: Tensor, index: Tens
 def weighted_segment_sum(rows: Tensor, scale: Tensor, scale_index: Tensor, index: Tensor, num_segments: int) -> Tensor:
     """sum of rows * scale[scale_index] by index -> [num_segments, C]; rows [R,C], scale [S,C]."""
     return _form(rows).weighted_segment_sum(rows, scale, scale_index, index, num_segments)
+
+
+def grouped_product(rows: Tensor, weights: Tensor, loads: Sequence[int]) -> Tensor:
+    """rows [R,a] sorted by expert, weights [X,b,a], loads [X] rows of each expert -> rows W^T [R,b]."""
+    form = grouped if _form(rows) is fused else reference
+    return form.grouped_product(rows, weights, loads)

@@ -80,3 +80,12 @@ def attention_sums(logits: Tensor, envelope: Tensor, values: Tensor, index: Tens
 def weighted_segment_sum(rows: Tensor, scale: Tensor, scale_index: Tensor, index: Tensor, num_segments: int) -> Tensor:
     """sum of rows * scale[scale_index] by index -> [num_segments, C]; rows [R,C], scale [S,C]."""
     return segment_sum(rows * scale[scale_index], index, num_segments)
+
+
+def grouped_product(rows: Tensor, weights: Tensor, loads: Sequence[int]) -> Tensor:
+    """rows [R,a] sorted by expert, weights [X,b,a], loads [X] rows of each expert -> rows W^T [R,b]."""
+    if not loads:
+        return rows @ weights.sum(dim=0).T  # no rows; the graph has the same ends as with some
+    matrices = weights.unbind(0)  # its backward writes every gradient once; indexing would write all for each expert
+    parts = rows.split(list(loads))
+    return torch.cat([part @ matrix.T for part, matrix in zip(parts, matrices, strict=True)])

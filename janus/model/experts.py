@@ -7,6 +7,7 @@ expert, X experts, k chosen experts per token, Z elements.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,15 @@ def gated_product(tokens: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
     return (functional.silu(core) * gate) @ outer.T
 
 
+def grouped_gated_product(copies: Tensor, inner: Tensor, outer: Tensor, loads: Sequence[int]) -> Tensor:
+    """Each expert's gated product on its rows: copies [R,d] sorted by expert, inner [X,2h,d], outer [X,d,h] -> [R,d].
+
+    loads: rows of each expert [X].
+    """
+    core, gate = operators.grouped_product(copies, inner, loads).chunk(2, dim=1)
+    return operators.grouped_product(functional.silu(core) * gate, outer, loads)
+
+
 class MixtureOfExperts(nn.Module):
     """Sum of an element's k experts, weighted, and of the shared experts (one gated product of their joint width)."""
 
@@ -81,14 +91,9 @@ class MixtureOfExperts(nn.Module):
         expert_of_copy = experts[element].flatten()  # k copies of each token
         order = torch.argsort(expert_of_copy, stable=True)
         token_of_copy = torch.div(order, self.gate.top_k, rounding_mode="floor")
-        loads = torch.bincount(expert_of_copy, minlength=len(self.inner)).tolist()
+        loads = torch.bincount(expert_of_copy, minlength=self.gate.table.shape[1]).tolist()
         copies = operators.gathered(tokens, token_of_copy)
         weight = weights[element].flatten()[order]
-        products = [
-            gated_product(part, self.inner[expert], self.outer[expert])
-            for expert, part in enumerate(copies.split(loads))
-            if len(part)
-        ]
-        mixed = torch.cat(products) * weight[:, None] if products else copies
+        mixed = grouped_gated_product(copies, self.inner, self.outer, loads) * weight[:, None]
         mixed = operators.segment_sum(mixed, token_of_copy, len(tokens))
         return mixed if self.shared is None else mixed + self.shared(tokens)
