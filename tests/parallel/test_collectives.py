@@ -7,80 +7,141 @@ import torch
 from torch import Tensor
 
 from janus.parallel import collectives
+from janus.parallel.axis import LoneAxis
 from janus.parallel.ledger import BACKWARD, in_phase
-from tests.parallel.thread_ranks import ThreadWorld, run_on_threads
+from tests.parallel.collective_cases import ORDERS, ROWS, cases, measure
+from tests.parallel.thread_ranks import AbandonedError, ThreadWorld, run_on_threads
 
-# rows that each rank sends to each other rank, by number of ranks: uneven, zeros, an empty rank
-ROWS = {
-    1: [[3]],
-    2: [[1, 3], [0, 2]],
-    3: [[0, 0, 0], [2, 0, 1], [4, 1, 3]],
-    4: [[1, 0, 2, 3], [0, 0, 0, 0], [2, 2, 0, 1], [1, 4, 0, 2]],
-}
-WIDTH = 5
+CASES = {case.name: index for index, case in enumerate(cases(2))}
 
 
-def operands(rank: int, num_rows: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(100 + rank)
-    rows = torch.randn(num_rows, WIDTH, generator=generator, dtype=torch.float64)
-    weight = torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64)
-    return rows.requires_grad_(), weight.requires_grad_()
-
-
-def loss_of(rows: list[Tensor], weights: list[Tensor], exchange) -> Tensor:
-    """Sum over the given ranks of |dE/drows|^2 + E, with a non-linear E that crosses the exchange twice."""
-    hidden = exchange([torch.tanh(x @ w) for x, w in zip(rows, weights, strict=True)])
-    back = exchange([torch.sin(h) * h for h in hidden])
-    energy = sum((b.pow(3) @ w).sum() for b, w in zip(back, weights, strict=True))
-    with in_phase("FF"):
-        forces = torch.autograd.grad(energy, rows, create_graph=True)
-    return sum(f.pow(2).sum() for f in forces) + energy
-
-
-def together_all_to_all(table: list[list[int]]):
-    """The same exchange of all ranks in one process; called alternately there and back."""
-    forth = [True]
-
-    def exchange(parts: list[Tensor]) -> list[Tensor]:
-        sent = table if forth[0] else [list(column) for column in zip(*table, strict=True)]
-        forth[0] = not forth[0]
-        pieces = [part.split(row) for part, row in zip(parts, sent, strict=True)]
-        return [torch.cat([piece[to] for piece in pieces]) for to in range(len(parts))]
-
-    return exchange
-
-
-def relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / max(float(wanted.norm()), 1e-300)) if wanted.numel() else 0.0
-
-
-def reference(num_ranks: int, num_rows: list[int], exchange) -> list[tuple[Tensor, Tensor]]:
-    pairs = [operands(rank, num_rows[rank]) for rank in range(num_ranks)]
-    loss_of([p[0] for p in pairs], [p[1] for p in pairs], exchange).backward()
-    return [(rows.grad, weight.grad) for rows, weight in pairs]
-
-
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
-def test_all_to_all_is_exact_through_the_double_backward(num_ranks: int) -> None:
-    table = ROWS[num_ranks]
+def test_exact_through_the_double_backward(num_ranks: int, name: str, order: str, recompute: bool) -> None:
+    def work(world: ThreadWorld) -> float:
+        return measure(cases(num_ranks)[CASES[name]], world.axis("expert"), order, recompute=recompute)
 
-    def work(world: ThreadWorld) -> tuple[Tensor, Tensor]:
-        axis = world.axis("expert")
-        sent, received = table[world.rank], [row[world.rank] for row in table]
-        rows, weight = operands(world.rank, sum(sent))
-        there = [(received, sent), (sent, received)]
+    assert max(run_on_threads(num_ranks, work)) <= 1e-14
 
-        def exchange(parts: list[Tensor]) -> list[Tensor]:
-            return [collectives.all_to_all(parts[0], axis, *there.pop(0))]
 
-        with in_phase("FE"):
-            loss = loss_of([rows], [weight], exchange)
-        with in_phase(BACKWARD):
-            loss.backward()
-        return rows.grad, weight.grad
+def test_two_groups_side_by_side() -> None:
+    groups = [[0, 3], [2, 1]]
 
-    found = run_on_threads(num_ranks, work)
-    wanted = reference(num_ranks, [sum(row) for row in table], together_all_to_all(table))
-    for mine, right in zip(found, wanted, strict=True):
-        assert relative(mine[0], right[0]) <= 1e-14
-        assert relative(mine[1], right[1]) <= 1e-14
+    def work(world: ThreadWorld) -> tuple[float, tuple[int, ...], int]:
+        axis = world.axis("graph", groups)
+        return measure(cases(2)[0], axis, "at once"), axis.ranks, axis.index
+
+    found = run_on_threads(4, work)
+    assert [(ranks, index) for _, ranks, index in found] == [((0, 3), 0), ((2, 1), 1), ((2, 1), 0), ((0, 3), 1)]
+    assert max(error for error, _, _ in found) <= 1e-14
+
+
+def loss_of_one_exchange(world: ThreadWorld, asynchronous: bool) -> list[dict[str, str | int]]:
+    """x -> all-to-all -> y; E = sum y^3, F = -dE/dx, loss = sum F^2 + E. Rows of 5 float64, 40 bytes each."""
+    table = ROWS[4]
+    sent, received = table[world.rank], [row[world.rank] for row in table]
+    axis = world.axis("expert")
+    x = torch.ones(sum(sent), 5, dtype=torch.float64, requires_grad=True)
+    with in_phase("FE"):
+        if asynchronous:
+            y = collectives.finish(collectives.start_all_to_all(x, axis, received, sent))
+        else:
+            y = collectives.all_to_all(x, axis, received, sent)
+        energy = y.pow(3).sum()
+    with in_phase("FF"):
+        (force,) = torch.autograd.grad(energy, x, create_graph=True)
+    with in_phase(BACKWARD):
+        (force.pow(2).sum() + energy).backward()
+    return world.ledger.rows()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_ledger_counts_calls_and_bytes_by_phase(asynchronous: bool) -> None:
+    """One call in each of FE, FF, BF, BE; backward the rows travel the other way round. Rows kept cost nothing."""
+    table = ROWS[4]
+    for rank, rows in enumerate(run_on_threads(4, lambda world: loss_of_one_exchange(world, asynchronous))):
+        forth = 40 * (sum(table[rank]) - table[rank][rank])
+        back = 40 * sum(row[rank] for index, row in enumerate(table) if index != rank)
+        counted = {row["phase"]: (row["axis"], row["collective"], row["calls"], row["sent_bytes"]) for row in rows}
+        assert counted == {
+            "FE": ("expert", "all_to_all", 1, forth),
+            "FF": ("expert", "all_to_all", 1, back),
+            "BF": ("expert", "all_to_all", 1, forth),
+            "BE": ("expert", "all_to_all", 1, back),
+        }
+
+
+def test_ledger_counts_bytes_of_every_collective() -> None:
+    def work(world: ThreadWorld) -> dict[str, int]:
+        axis, tensor = world.axis("shard"), torch.zeros(8, 3)
+        for collective in (collectives.all_gather, collectives.reduce_scatter, collectives.all_reduce):
+            collective(tensor, axis)
+        return {str(row["collective"]): int(row["sent_bytes"]) for row in world.ledger.rows()}
+
+    # 96 bytes on each of 4 ranks: 3 b of a piece, 3/4 of a whole, twice 3/4 of a whole
+    assert run_on_threads(4, work) == [{"all_gather": 288, "reduce_scatter": 72, "all_reduce": 144}] * 4
+
+
+def test_largest_value_and_integers() -> None:
+    def work(world: ThreadWorld) -> tuple[list[int], list[int]]:
+        axis, largest = world.axis("graph"), torch.tensor([world.rank, -world.rank])
+        axis.all_reduce(largest, "max").wait()
+        gathered = collectives.all_gather(torch.tensor([world.rank]), axis)
+        return largest.tolist(), gathered.tolist()
+
+    assert run_on_threads(3, work) == [([2, 0], [0, 1, 2])] * 3
+
+
+def test_one_rank_gets_its_operand_back() -> None:
+    axis, rows = LoneAxis("graph"), torch.ones(4, 2, requires_grad=True)
+    results = [
+        collectives.all_to_all(rows, axis, [4], [4]),
+        collectives.all_gather(rows, axis),
+        collectives.reduce_scatter(rows, axis),
+        collectives.all_reduce(rows, axis),
+        collectives.finish(collectives.start_all_to_all(rows, axis, [4], [4])),
+    ]
+    assert all(result is rows for result in results)
+    assert axis.ledger.rows() == []
+
+
+def test_a_collective_is_finished_once() -> None:
+    def work(world: ThreadWorld) -> None:
+        started = collectives.start_all_reduce(torch.ones(2), world.axis("graph"))
+        collectives.finish(started)
+        with pytest.raises(AssertionError, match="finished twice"):
+            collectives.finish(started)
+
+    run_on_threads(2, work)
+
+
+def test_the_rank_that_fails_is_named() -> None:
+    def work(world: ThreadWorld) -> Tensor:
+        if world.rank == 1:
+            raise ValueError("only here")
+        return collectives.all_reduce(torch.ones(1), world.axis("graph"))
+
+    with pytest.raises(ValueError, match="only here") as caught:
+        run_on_threads(3, work)
+    assert caught.value.__notes__ == ["on rank 1 of 3"]
+
+
+def test_a_rank_that_never_comes_is_named() -> None:
+    def work(world: ThreadWorld) -> None:
+        axis = world.axis("graph")
+        if world.rank != 2:
+            collectives.all_reduce(torch.ones(1), axis)
+
+    with pytest.raises(AbandonedError, match=r"absent ranks \[2\]"):
+        run_on_threads(3, work, timeout_s=0.2)
+
+
+def test_ranks_that_disagree_are_told() -> None:
+    def work(world: ThreadWorld) -> None:
+        rows = [[1, 2], [1, 1]][world.rank]
+        collectives.all_to_all(torch.ones(sum(rows), 1), world.axis("expert"), [1, 1], rows)
+
+    with pytest.raises(AssertionError, match="index 0 sends 2 rows to index 1, which expects 1"):
+        run_on_threads(2, work, timeout_s=5)
