@@ -1,9 +1,9 @@
 """Buffers that collectives restore, so that autograd may keep a note of them instead of their memory.
 
 A *gathered buffer* belongs to a block (0, 1, ... in order of use) and can be filled again at any time by a collective.
-Inside ``GatheredBuffers.hooks()`` every tensor that autograd saves and whose storage is a gathered buffer is replaced by
-(buffer, size, stride, offset); when it is wanted again, a view of the buffer, restored if it has been freed, is returned.
-It does not own what the buffers hold (``sharding.py``, ``experts.py``).
+Inside ``GatheredBuffers.hooks()`` every tensor that autograd saves and whose storage is a gathered buffer is replaced
+by (buffer, size, stride, offset); when it is wanted again, a view of the buffer, restored if it has been freed, is
+returned. It does not own what the buffers hold (``sharding.py``, ``experts.py``).
 
 Which blocks are held: the one in use and the one being fetched ahead, ``keep`` = 2 in all. The direction of travel is
 read off the accesses: FE and BF climb, FF and BE descend. On arrival at a block from another the one left behind is
@@ -33,7 +33,7 @@ Restore = Callable[[str], tuple[Tensor, Pending]]
 
 
 class GatheredBuffer:
-    """One buffer of a block. ``restore(phase)`` starts the collective that fills a new tensor, counted in that phase."""
+    """One buffer of a block. ``restore(phase)`` starts the collective that fills a new tensor, counted there."""
 
     def __init__(self, block: int, restore: Restore) -> None:
         self.block, self._restore = block, restore
