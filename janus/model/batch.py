@@ -1,12 +1,16 @@
 """A batch of graphs as tensors. It owns concatenation and index offsets, not features.
 
-Legend: N atoms, E directed edges, U undirected edges (pairs), B directed bonds, P bonded pairs, A angles, G structures.
+A batch may be one rank's part of a larger one. Models then call its exchange points (``with_ghosts`` ...), which do
+nothing for a whole batch; what travels is the business of ``Halo`` (``janus/parallel/halo.py``).
+Legend: N atoms, E directed edges, U undirected edges (pairs), B directed bonds, P bonded pairs, A angles, G structures,
+H ghosts: neighbours that another rank owns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,15 +20,33 @@ from janus.data.graph import Graph
 from janus.data.structure import Structure
 
 
+class Halo(Protocol):
+    """What a part of a batch needs of the other ranks. A movement is "ghosts", "owners", "pairs" or "bonded_pairs"."""
+
+    @property
+    def num_ghosts(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> Halo: ...
+
+    def start(self, *parts: tuple[str, Tensor]) -> Any: ...
+
+    def finish(self, under_way: Any) -> list[Tensor]: ...
+
+    def sum_over_group(self, tensor: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraphBatch:
     """Several structures side by side; edges sorted by centre, angles by first bond.
 
     numbers [N]; positions [N,3] angstrom; cell [G,3,3]; structure_of_atom [N]; centre, neighbour [E]; image [E,3];
-    pair_of_edge [E] -> U; edge_of_pair [U] one directed edge of each pair; reverse_edge_of_pair [U] the other one;
-    bond_edge [B] -> E; pair_of_bond [B] -> P; bonded_pair [P] -> U;
-    angle_first, angle_second [A] -> B, the two bonds of an angle; first_pair, second_pair [A] -> P, the same bonds'
-    pairs; volume [G] angstrom^3, 0 where the structure is not periodic in three directions.
+    pair_of_edge [E] -> U; edge_of_pair [U] one directed edge of each pair; bond_edge [B] -> E; pair_of_bond [B] -> P;
+    bonded_pair [P] -> U; angle_first, angle_second [A] -> B, the two bonds of an angle; first_pair, second_pair
+    [A] -> P, the same bonds' pairs; volume [G] angstrom^3, 0 where the structure is not periodic in three directions.
+
+    halo: None for a whole batch. In a part, N counts the atoms owned here and ``neighbour`` ghosts behind them; an edge
+    is where its centre is owned; a pair whose atoms have different owners is on both, with one directed edge on each;
+    all structures are everywhere.
     """
 
     numbers: Tensor
@@ -37,7 +59,6 @@ class GraphBatch:
     image: Tensor
     pair_of_edge: Tensor
     edge_of_pair: Tensor
-    reverse_edge_of_pair: Tensor
     bond_edge: Tensor
     pair_of_bond: Tensor
     bonded_pair: Tensor
@@ -45,6 +66,7 @@ class GraphBatch:
     angle_second: Tensor
     first_pair: Tensor
     second_pair: Tensor
+    halo: Halo | None = None
 
     @property
     def num_structures(self) -> int:
@@ -53,6 +75,11 @@ class GraphBatch:
     @property
     def num_atoms(self) -> int:
         return len(self.numbers)
+
+    @property
+    def num_ghosts(self) -> int:
+        """Neighbours that another rank owns, H."""
+        return 0 if self.halo is None else self.halo.num_ghosts
 
     @property
     def num_edges(self) -> int:
@@ -101,7 +128,6 @@ class GraphBatch:
             "image": np.concatenate([g.image for g in graphs] or [np.zeros((0, 3))]).astype(np.float64),
             "pair_of_edge": pair_of_edge,
             "edge_of_pair": edge_of_pair,
-            "reverse_edge_of_pair": reverse[edge_of_pair],
             "bond_edge": bond_edge,
             "pair_of_bond": pair_of_bond,
             "bonded_pair": bonded_pair,
@@ -114,11 +140,46 @@ class GraphBatch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> GraphBatch:
         """The same batch on a device, its floating-point tensors in ``dtype``."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for field in fields(self):
-            tensor = getattr(self, field.name)
-            moved[field.name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device, dtype if value.is_floating_point() else None)
+            elif value is not None:
+                moved[field.name] = value.to(device)
         return replace(self, **moved)
+
+    def start_exchange(self, *parts: tuple[str, Tensor]) -> Any:
+        """Begin the movements of parts (movement, rows), all in one message per rank; see ``Halo`` for their names."""
+        return parts if self.halo is None else self.halo.start(*parts)
+
+    def finish_exchange(self, under_way: Any) -> list[Tensor]:
+        """The moved rows of what ``start_exchange`` returned, in the order of its parts."""
+        return [rows for _, rows in under_way] if self.halo is None else self.halo.finish(under_way)
+
+    def exchange(self, *parts: tuple[str, Tensor]) -> list[Tensor]:
+        """``start_exchange`` and ``finish_exchange`` at once."""
+        return self.finish_exchange(self.start_exchange(*parts))
+
+    def with_ghosts(self, rows: Tensor) -> Tensor:
+        """rows [N,C] of owned atoms -> [N+H,C], those of the ghosts behind them."""
+        return self.exchange(("ghosts", rows))[0]
+
+    def sum_to_owners(self, rows: Tensor) -> Tensor:
+        """rows [N+H,C] -> [N,C], the rows of ghosts added where they are owned."""
+        return self.exchange(("owners", rows))[0]
+
+    def sum_over_sharers_of_pairs(self, rows: Tensor) -> Tensor:
+        """rows [U,C] -> [U,C], summed over the ranks that share the pair."""
+        return self.exchange(("pairs", rows))[0]
+
+    def sum_over_sharers_of_bonded_pairs(self, rows: Tensor) -> Tensor:
+        """rows [P,C] -> [P,C], summed over the ranks that share the bonded pair."""
+        return self.exchange(("bonded_pairs", rows))[0]
+
+    def sum_over_group(self, tensor: Tensor) -> Tensor:
+        """Sum over the ranks that hold parts of this batch."""
+        return tensor if self.halo is None else self.halo.sum_over_group(tensor)
 
 
 def _starts(sizes: Sequence[int]) -> np.ndarray:

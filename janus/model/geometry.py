@@ -1,6 +1,6 @@
 """Positions to distances and angle cosines, with the strain through which stress is a derivative.
 
-Legend: N atoms, E directed edges, U pairs, B bonds, A angles, G structures.
+Legend: N atoms, E directed edges, U pairs, B bonds, A angles, G structures, H ghosts.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ def strained(batch: GraphBatch, positions: Tensor, strain: Tensor) -> tuple[Tens
 
 
 def measure(batch: GraphBatch, positions: Tensor, cell: Tensor) -> Geometry:
-    """Distances of pairs and cosines of angles. Images are gathered per edge: no block-diagonal matrix."""
+    """Distances of pairs and cosines of angles, from strained positions [N,3] and cells [G,3,3].
+
+    Images are gathered per edge: no block-diagonal matrix. Each sharer of a pair measures it from its own edge.
+    """
     shift = torch.bmm(batch.image[:, None, :], cell[batch.structure_of_atom[batch.centre]]).squeeze(1)
-    vector = positions[batch.neighbour] + shift - positions[batch.centre]
+    vector = batch.with_ghosts(positions)[batch.neighbour] + shift - positions[batch.centre]
     distance = torch.linalg.vector_norm(vector[batch.edge_of_pair], dim=1)
     unit = vector[batch.bond_edge] / distance[batch.bonded_pair[batch.pair_of_bond]][:, None]
     cosine = (unit[batch.angle_first] * unit[batch.angle_second]).sum(dim=1)

@@ -23,12 +23,14 @@ class Incidence:
 
     target, source [R]: node of each row (targets ascending in blocks); row_table [R] or None: which line of the row
     features each row reads (the atom graph keeps one line per undirected pair, read by two directed edges).
+    num_targets, num_sources: differ where ghosts are sources.
     """
 
     target: Tensor
     source: Tensor
     row_table: Tensor | None
-    num_nodes: int
+    num_targets: int
+    num_sources: int
 
 
 def silu_linear(hidden: Tensor, linear: nn.Linear) -> Tensor:
@@ -81,11 +83,9 @@ class FeedForward(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         return silu_linear(operators.linear(rows, self.inner.weight), self.outer)
 
-    def mean_forward(self, rows: Tensor, index: Tensor, num_segments: int) -> Tensor:
-        """Mean over the two rows of each segment of forward(rows); the last product is done on the mean."""
-        return self.outer(
-            operators.segment_sum(operators.silu(operators.linear(rows, self.inner.weight)), index, num_segments) * 0.5
-        )
+    def hidden(self, rows: Tensor) -> Tensor:
+        """What the last product is done on: outer(mean of hidden rows) is the mean of forward(rows)."""
+        return operators.silu(operators.linear(rows, self.inner.weight))
 
 
 class SeparableAttention(nn.Module):
@@ -104,27 +104,44 @@ class SeparableAttention(nn.Module):
         self.node_residual = nn.Parameter(torch.ones(width))
         self.row_residual = nn.Parameter(torch.ones(width))
 
-    def forward(self, rows: Tensor, nodes: Tensor, incidence: Incidence, envelope: Tensor) -> tuple[Tensor, Tensor]:
-        """rows [R',C], nodes [N,C], envelope [R] -> values [R,C] and the messages of the nodes [N,2C]."""
+    def forward(
+        self, rows: Tensor, targets: Tensor, sources: Tensor, incidence: Incidence, envelope: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """rows [R',C], nodes by their part in the incidence targets [T,C] and sources [S,C], envelope [R] ->
+        values [R,C] and what ``messages`` is made of, which is summed over ranks: [T,2C] and [S,2C].
+        """
         target, source = incidence.target, incidence.source
-        values = self.row_mlp([rows, nodes, nodes], [incidence.row_table, target, source])
-        messages = []
-        for projection, index in ((self.target_logits, target), (self.source_logits, source)):
+        values = self.row_mlp([rows, targets, sources], [incidence.row_table, target, source])
+        sums = []
+        for projection, index, num_nodes in (
+            (self.target_logits, target, incidence.num_targets),
+            (self.source_logits, source, incidence.num_sources),
+        ):
             logits = operators.linear(rows, projection.weight)
             logits = logits if incidence.row_table is None else operators.gathered(logits, incidence.row_table)
-            messages.append(self._message(logits, envelope, values, index, incidence.num_nodes))
-        return values, torch.cat(messages, dim=1)
+            sums.append(self._sums(logits, envelope, values, index, num_nodes))
+        return values, sums[0], sums[1]
+
+    def messages(self, target_sums: Tensor, source_sums: Tensor) -> Tensor:
+        """Sums [N,2C] of each node as target and as source -> its messages [N,2C]."""
+        if self.compat:
+            return torch.cat([target_sums, source_sums], dim=1)
+        quotients = []
+        for sums in (target_sums, source_sums):
+            weighted, weight = sums.chunk(2, dim=1)
+            quotients.append(weighted / (ATTENTION_CONSTANT + weight))
+        return torch.cat(quotients, dim=1)
 
     def updated_nodes(self, nodes: Tensor, messages: Tensor) -> Tensor:
         """nodes [N,C], messages [N,2C] -> new nodes [N,C]."""
         update = self.node_mlp.dense(torch.cat([nodes, messages], dim=1))
         return operators.scaled_sum(nodes, self.node_residual, update)
 
-    def _message(self, logits: Tensor, envelope: Tensor, values: Tensor, index: Tensor, num_nodes: int) -> Tensor:
+    def _sums(self, logits: Tensor, envelope: Tensor, values: Tensor, index: Tensor, num_nodes: int) -> Tensor:
+        """Per node [sum of u e^l v, sum of u e^l] -> [num_nodes, 2C]; of ``compat`` models the attention itself."""
         if self.compat:
             return segment_softmax_sum(logits, values, index, num_nodes)
-        weighted, weight = operators.attention_sums(logits, envelope, values, index, num_nodes).chunk(2, dim=1)
-        return weighted / (ATTENTION_CONSTANT + weight)
+        return operators.attention_sums(logits, envelope, values, index, num_nodes)
 
 
 def segment_softmax_sum(logits: Tensor, values: Tensor, index: Tensor, num_segments: int) -> Tensor:

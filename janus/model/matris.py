@@ -1,7 +1,8 @@
 """MatRIS (arXiv 2603.02002): invariant potential on the atom graph and its line graph.
 
 ``compat`` follows the original to the letter; the default mends its known defects (docs/model.md).
-Legend: N atoms, E directed edges, U pairs, B bonds, P bonded pairs, A angles, C channels.
+Legend: N atoms, E directed edges, U pairs, B bonds, P bonded pairs, A angles, C channels, H ghosts (of a partitioned
+batch; ``batch.exchange`` moves rows between ranks, and hands them back as they are where nothing is partitioned).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from janus.config import ModelConfig
+from janus.errors import UserError
 from janus.kernels import operators
 from janus.kernels.reference import LAYER_NORM_EPSILON
 from janus.model.basis import ChebyshevAngularBasis, FourierAngularBasis, RadialBasis, envelope
@@ -38,8 +40,10 @@ class Graphs:
     def of(cls, batch: GraphBatch) -> Graphs:
         return cls(
             batch=batch,
-            edges=Incidence(batch.centre, batch.neighbour, batch.pair_of_edge, batch.num_atoms),
-            angles=Incidence(batch.first_pair, batch.second_pair, None, batch.num_bonded_pairs),
+            edges=Incidence(
+                batch.centre, batch.neighbour, batch.pair_of_edge, batch.num_atoms, batch.num_atoms + batch.num_ghosts
+            ),
+            angles=Incidence(batch.first_pair, batch.second_pair, None, batch.num_bonded_pairs, batch.num_bonded_pairs),
             angle_centre=batch.centre[batch.bond_edge[batch.angle_first]],
         )
 
@@ -91,8 +95,8 @@ class LineRefinement(nn.Module):
 
     def forward(
         self, graphs: Graphs, atoms: Tensor, edges: Tensor, angles: Tensor, bond_basis: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """atoms [N,C], edges [U,C], angles [A,C], bond_basis [P,n] -> new edges and angles."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """atoms [N,C], edges [U,C], angles [A,C], bond_basis [P,n] -> new edges and angles, and atoms [N+H,C]."""
         incidence, batch = graphs.angles, graphs.batch
         scale = self.smooth(bond_basis)
         bonds = operators.gathered(edges, batch.bonded_pair)
@@ -101,14 +105,15 @@ class LineRefinement(nn.Module):
             [None, graphs.angle_centre, incidence.target, incidence.source],
         )
         # the target's own factor is the same for all of its angles: it is taken out of the sum
-        total = scale * operators.weighted_segment_sum(
-            messages, scale, incidence.source, incidence.target, incidence.num_nodes
+        total = operators.weighted_segment_sum(
+            messages, scale, incidence.source, incidence.target, incidence.num_targets
         )
-        update = operators.segment_sum(self.bond_update(total), batch.bonded_pair, batch.num_pairs)
+        total, neighbours = batch.exchange(("bonded_pairs", total), ("ghosts", atoms))
+        update = operators.segment_sum(self.bond_update(scale * total), batch.bonded_pair, batch.num_pairs)
         edges = operators.scaled_sum(edges, self.bond_residual, update)
         if self.updates_angles:
             angles = operators.scaled_sum(angles, self.angle_residual, self.angle_update(messages))
-        return edges, angles
+        return edges, angles, neighbours
 
 
 class AtomRefinement(nn.Module):
@@ -125,24 +130,26 @@ class AtomRefinement(nn.Module):
             self.edge_residual = nn.Parameter(torch.ones(width))
         self.updates_edges = updates_edges
 
-    def forward(self, graphs: Graphs, atoms: Tensor, edges: Tensor, edge_basis: Tensor) -> tuple[Tensor, Tensor]:
-        """atoms [N,C], edges [U,C], edge_basis [U,n] -> new atoms and edges."""
-        incidence = graphs.edges
-        messages = self.mlp([edges, atoms, atoms], [incidence.row_table, incidence.target, incidence.source])
+    def forward(
+        self, graphs: Graphs, atoms: Tensor, neighbours: Tensor, edges: Tensor, edge_basis: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """atoms [N,C], the same with ghosts [N+H,C], edges [U,C], edge_basis [U,n] -> new atoms and edges."""
+        incidence, batch = graphs.edges, graphs.batch
+        messages = self.mlp([edges, atoms, neighbours], [incidence.row_table, incidence.target, incidence.source])
         total = operators.weighted_segment_sum(
-            messages, self.smooth(edge_basis), incidence.row_table, incidence.target, incidence.num_nodes
+            messages, self.smooth(edge_basis), incidence.row_table, incidence.target, incidence.num_targets
         )
         atoms = operators.scaled_sum(atoms, self.atom_residual, self.atom_update(total))
         if self.updates_edges:
-            batch = graphs.batch
-            update = self.edge_update.mean_forward(messages, batch.pair_of_edge, batch.num_pairs)
-            edges = operators.scaled_sum(edges, self.edge_residual, update)
+            # the mean over a pair's two edges; the last product of the update is done on it
+            hidden = batch.sum_over_sharers_of_pairs(sum_of_directions(self.edge_update.hidden(messages), batch))
+            edges = operators.scaled_sum(edges, self.edge_residual, self.edge_update.outer(hidden * 0.5))
         return atoms, edges
 
 
-def mean_of_directions(rows: Tensor, batch: GraphBatch) -> Tensor:
-    """Mean of the two directed edges of each pair: [E,C] -> [U,C]."""
-    return operators.segment_sum(rows, batch.pair_of_edge, batch.num_pairs) * 0.5
+def sum_of_directions(rows: Tensor, batch: GraphBatch) -> Tensor:
+    """Sum of the two directed edges of each pair, of those that are here: [E,C] -> [U,C]."""
+    return operators.segment_sum(rows, batch.pair_of_edge, batch.num_pairs)
 
 
 class MatrisBlock(nn.Module):
@@ -173,19 +180,21 @@ class MatrisBlock(nn.Module):
         """
         batch, attention = graphs.batch, self.line_attention
         bonds = operators.gathered(edges, batch.bonded_pair)
-        values, messages = attention(angles, bonds, graphs.angles, angle_envelope)
+        values, *sums = attention(angles, bonds, bonds, graphs.angles, angle_envelope)
+        *sums, neighbours = batch.exchange(("bonded_pairs", sums[0]), ("bonded_pairs", sums[1]), ("ghosts", atoms))
         angles = operators.scaled_sum(angles, attention.row_residual, values)
         # pairs beyond the line cutoff are nodes of the line graph too, with nothing to hear
-        messages = operators.segment_sum(messages, batch.bonded_pair, batch.num_pairs)
+        messages = operators.segment_sum(attention.messages(*sums), batch.bonded_pair, batch.num_pairs)
         edges = attention.updated_nodes(edges, messages)
 
         attention = self.atom_attention
-        values, messages = attention(edges, atoms, graphs.edges, edge_envelope)
-        edges = operators.scaled_sum(edges, attention.row_residual, mean_of_directions(values, batch))
-        atoms = attention.updated_nodes(atoms, messages)
+        values, target_sums, source_sums = attention(edges, atoms, neighbours, graphs.edges, edge_envelope)
+        source_sums, total = batch.exchange(("owners", source_sums), ("pairs", sum_of_directions(values, batch)))
+        edges = operators.scaled_sum(edges, attention.row_residual, total * 0.5)
+        atoms = attention.updated_nodes(atoms, attention.messages(target_sums, source_sums))
 
-        edges, angles = self.line_refinement(graphs, atoms, edges, angles, bond_basis)
-        atoms, edges = self.atom_refinement(graphs, atoms, edges, edge_basis)
+        edges, angles, neighbours = self.line_refinement(graphs, atoms, edges, angles, bond_basis)
+        atoms, edges = self.atom_refinement(graphs, atoms, neighbours, edges, edge_basis)
         return atoms, edges, angles
 
 
@@ -218,6 +227,11 @@ class Matris(nn.Module):
 
     def atom_features(self, batch: GraphBatch, geometry: Geometry, run_block: BlockRunner) -> Tensor:
         """Normalised features of each atom after the last block -> [N,C]."""
+        if self.config.compat and batch.halo is not None:
+            raise UserError(
+                "compat models cannot be graph parallel (their softmax needs a maximum over atoms of several ranks): "
+                "set parallel.graph_degree to 1 or model.compat to false"
+            )
         graphs = Graphs.of(batch)
         bond_distance = geometry.distance[batch.bonded_pair]
         bond_envelope = envelope(bond_distance / self.config.line_cutoff_angstrom)

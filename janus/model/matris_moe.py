@@ -1,7 +1,8 @@
 """MatRIS-MoE (arXiv 2604.15821): multi-head attention between two mixtures of experts, on the same invariant graphs.
 
 The paper names the parts; how they are joined, and every width, is this project's choice (docs/model.md).
-Legend: N atoms, E directed edges, U pairs, B bonds, A angles, H heads, d width, a angle width.
+Edges belong to their centre's rank in a partitioned batch: a block needs one thing of other ranks, its ghosts' messages.
+Legend: N atoms, E directed edges, U pairs, B bonds, A angles, H heads, d width, a angle width, N' atoms and ghosts.
 """
 
 from __future__ import annotations
@@ -62,10 +63,14 @@ class MessageUpdate(nn.Module):
         self.norm = _norm(config.width)
         self.experts = MixtureOfExperts(config.width, experts.message_hidden, gate, experts.num_shared_experts)
 
-    def forward(self, batch: GraphBatch, atoms: Tensor, edges: Tensor) -> Tensor:
-        """atoms [N,d], edges [E,d] -> new edges [E,d]."""
+    def node_parts(self, atoms: Tensor) -> tuple[Tensor, Tensor]:
+        """atoms [N,d] -> what they add to tokens as centre and as neighbour, [N,d] each."""
         atoms = self.atom_norm(atoms)
-        tables = [edges, self.centre(atoms), self.neighbour(atoms)]
+        return self.centre(atoms), self.neighbour(atoms)
+
+    def forward(self, batch: GraphBatch, edges: Tensor, as_centre: Tensor, as_neighbour: Tensor) -> Tensor:
+        """edges [E,d], as_centre [N,d], as_neighbour [N',d] -> new edges [E,d]."""
+        tables = [edges, as_centre, as_neighbour]
         tokens = self.norm(operators.gathered_sum(tables, [None, batch.centre, batch.neighbour]))
         return edges + self.experts(tokens, (batch.numbers - 1)[batch.centre])
 
@@ -130,8 +135,10 @@ class MatrisMoeBlock(nn.Module):
         edge_envelope: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """atoms [N,d], edges [E,d] -> the same, updated; angles [A,a], bond_basis [B,n], edge_envelope [E]."""
+        as_centre, as_neighbour = self.message_update.node_parts(atoms)
+        under_way = batch.start_exchange(("ghosts", as_neighbour))
         edges = self.three_body(batch, edges, angles, bond_basis)
-        edges = self.message_update(batch, atoms, edges)
+        edges = self.message_update(batch, edges, as_centre, *batch.finish_exchange(under_way))
         atoms = self.attention(batch, atoms, edges, edge_envelope)
         return self.feature_update(batch, atoms), edges
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from janus.kernels.wanted import without_parameter_gradients
 from janus.model import geometry
 from janus.model.batch import GraphBatch
+from janus.model.matris import BlockRunner
 from janus.model.recompute import recomputed
 
 Phase = Callable[[str], AbstractContextManager[Any]]
@@ -20,7 +21,7 @@ Phase = Callable[[str], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """energy [G] eV, float64, reference energies included; forces [N,3] eV/angstrom;
+    """energy [G] eV, float64, reference energies included; forces [N,3] eV/angstrom, of the atoms owned here;
     stress [G,3,3] eV/angstrom^3, (1/V) dE/d(strain), zero where there is no volume;
     magnetic_moments [N] Bohr magnetons, of ``compat`` models only.
     """
@@ -38,15 +39,20 @@ def evaluate_potential(
     create_graph: bool,
     phase: Phase | None = None,
     recompute: bool = False,
+    run_block: BlockRunner | None = None,
 ) -> Prediction:
     """Energy, forces and stress of a batch that is on the model's device and in its dtype.
 
     create_graph: keep what the second-order backward needs (training); otherwise the results are detached.
     phase: called with "FE" and "FF" for a context manager around each (timing).
     recompute: drop each block's activations and compute them again when wanted (second-order checkpointing).
+    run_block: how each block is run, as ``recomputed`` or ``plain`` do; None: one of these two.
+
+    Of a part of a batch, energies and stresses are complete on every rank that holds a part. What is differentiated
+    for the forces is the sum over ranks of each one's atomic energies.
     """
     timed = phase or (lambda name: nullcontext())
-    run_block = recomputed if recompute else _plain
+    run_block = run_block or (recomputed if recompute else plain)
     with torch.enable_grad():
         with timed("FE"):
             positions = batch.positions.detach().requires_grad_()
@@ -59,18 +65,28 @@ def evaluate_potential(
             outputs = torch.autograd.grad(
                 interaction.sum(), [positions, strain], create_graph=create_graph, materialize_grads=True
             )
+            energy, virial = interaction.double() + _reference_energy(model, batch), outputs[1]
+            if batch.halo is not None:
+                energy, virial = _summed_over_group(batch, energy, virial)
     volume = batch.volume[:, None, None]
-    stress = torch.where(volume > 0, outputs[1] / volume.clamp(min=torch.finfo(volume.dtype).tiny), 0.0)
-    energy = interaction.double() + _reference_energy(model, batch)
+    stress = torch.where(volume > 0, virial / volume.clamp(min=torch.finfo(volume.dtype).tiny), 0.0)
     head = getattr(model, "magnetic_moment_head", None)
     moments = None if head is None else head(atoms)
     if not create_graph:
-        energy, moments = energy.detach(), None if moments is None else moments.detach()
+        energy, stress = energy.detach(), stress.detach()
+        moments = None if moments is None else moments.detach()
     return Prediction(energy, -outputs[0], stress, moments)
 
 
-def _plain(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+def plain(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """function(*tensors)."""
     return function(*tensors)
+
+
+def _summed_over_group(batch: GraphBatch, energy: Tensor, virial: Tensor) -> tuple[Tensor, Tensor]:
+    """energy [G] and dE/d(strain) [G,3,3] of this rank's atoms -> of all, in one float64 message."""
+    both = batch.sum_over_group(torch.cat([energy[:, None], virial.double().flatten(1)], dim=1))
+    return both[:, 0], both[:, 1:].unflatten(1, (3, 3)).to(virial.dtype)
 
 
 def _reference_energy(model: nn.Module, batch: GraphBatch) -> Tensor:
