@@ -18,16 +18,15 @@ from janus.data.structure import Structure
 from janus.errors import UserError
 from janus.model.batch import GraphBatch
 from janus.model.potential import evaluate_potential
-from janus.train.checkpoint import open_checkpoint
-from janus.train.inference import build_from_checkpoint
+from janus.train.inference import build_from_checkpoint, open_checkpoint
 
 
 class JanusCalculator(Calculator):
     """Energy (eV), forces (eV/angstrom) and stress (eV/angstrom^3, Voigt order xx yy zz yz xz xy) of a checkpoint.
 
-    checkpoint: a run's folder or one of its checkpoints; averaged weights are used where there are any.
-    device: torch device. dtype: "float32" or "float64" (None: as trained). Isolated atoms, molecules without a cell
-    and mixed boundary conditions work; stress needs a cell that is periodic in three directions.
+    checkpoint: a run's folder, one of its checkpoints or an exported file; averaged weights are used where there
+    are any. device: torch device. dtype: "float32" or "float64" (None: as trained). Isolated atoms, molecules without
+    a cell and mixed boundary conditions work; stress needs a cell that is periodic in three directions.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="a run's folder, or one of its checkpoints")
+    parser.add_argument("checkpoint", type=Path, help="a run's folder, one of its checkpoints, or an exported file")
     parser.add_argument("data", type=Path, help="a store, or any file that ASE reads")
     parser.add_argument("--raw-weights", action="store_true", help="use the last step's weights, not their average")
     parser.add_argument("--max-work", type=int, default=400_000, metavar="N",
@@ -64,10 +64,9 @@ def _evaluate(options: argparse.Namespace, communicator: Communicator) -> dict[s
     import numpy as np
     import torch
 
-    from janus.train.checkpoint import open_checkpoint
     from janus.train.dataset import open_on_all_ranks
     from janus.train.evaluate import evaluate_structures
-    from janus.train.inference import build_from_checkpoint
+    from janus.train.inference import build_from_checkpoint, open_checkpoint
     from janus.train.loader import BatchLoader
     from janus.train.progress import ProgressLine
 
@@ -78,7 +77,9 @@ def _evaluate(options: argparse.Namespace, communicator: Communicator) -> dict[s
     config = checkpoint.config
     store = open_on_all_ranks(options.data, config.model, communicator)
     communicator.together(lambda: _require_some_label(store, options.data))
-    model = build_from_checkpoint(checkpoint, device=communicator.device, raw_weights=options.raw_weights)
+    model = communicator.together(
+        lambda: build_from_checkpoint(checkpoint, device=communicator.device, raw_weights=options.raw_weights)
+    )
     loader = BatchLoader(
         store, cutoff_angstrom=config.model.cutoff_angstrom, line_cutoff_angstrom=config.model.line_cutoff_angstrom,
         dtype=getattr(torch, config.run.dtype), device=communicator.device,

@@ -20,18 +20,21 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a text file as a whole."""
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file as a whole by what ``write`` puts at the path that it is given."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write(temporary)
+        sync_path(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_path(path.parent)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replace a text file as a whole."""
+    replace_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def make_folder_atomically(path: Path, fill: Callable[[Path], None]) -> None:

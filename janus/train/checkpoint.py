@@ -1,48 +1,75 @@
-"""Checkpoints: safetensors and JSON in one folder per step, checked by hash; nothing that is loaded can execute code.
+"""Reading checkpoints: found, verified before use, read whole or by ranges; nothing that is loaded can execute code.
 
-``checkpoints/step_XXXXXXXX/`` (X = steps done) holds weights.safetensors, average.safetensors (the EMA),
-optimizer.safetensors and checkpoint.json, which names the settings, the sampler's position (= steps done) and the
-SHA-256 of each file and of itself. ``checkpoints/latest`` and ``checkpoints/best`` are text files with a folder's name.
-It does not own when a checkpoint is written (``loop.py``).
+Any process, and any number of ranks in any layout, can read what any other number of ranks has written. It does not
+own the folder (``checkpoint_files.py``), the tensors on disk (``checkpoint_storage.py``), how a checkpoint is saved
+(``checkpoint_save.py``) or exported (``export.py``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from janus import __version__
 from janus.config import to_mapping
 from janus.errors import UserError
-from janus.train.atomic import make_folder_atomically, write_text_atomically
+from janus.parallel.communication import Communicator
+from janus.parallel.pieces import Piece
+from janus.train.atomic import make_folder_atomically
+from janus.train.checkpoint_files import (
+    FIRST_SCHEMA,
+    DamagedCheckpointError,
+    folder_name,
+    list_checkpoints,
+    point_to,
+    prune_checkpoints,  # noqa: F401, for loop.py as it is
+    read_description,
+    verify_file,
+    write_description,
+)
+from janus.train.checkpoint_save import WHOLE
+from janus.train.checkpoint_storage import DTYPES, Index, Part, read_index, read_parts, write_safetensors
 from janus.train.config import TrainConfig, train_config
 
-SCHEMA = "janus.checkpoint/1"
-DESCRIPTION = "checkpoint.json"
-STEP_FOLDER = re.compile(r"step_(\d{8})")
+BUFFER = "buffer/"
 
 
-class DamagedCheckpointError(Exception):
-    """A checkpoint that is incomplete or differs from its hashes."""
+class StoredTensors(Mapping[str, dict[str, Tensor]]):
+    """Parts of a checkpoint by name, read whole onto the CPU whenever one is asked for."""
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder, self.index = folder, index
+
+    def __getitem__(self, part: str) -> dict[str, Tensor]:
+        wanted = {name: entry for name, entry in self.index.items() if name.partition("/")[0] == part}
+        if not wanted:
+            raise KeyError(part)
+        tensors = {name: torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]]) for name, entry in wanted.items()}
+        whole = {
+            name: Part(tensor.view(-1), ((0, tensor.numel()),), tuple(tensor.shape)) for name, tensor in tensors.items()
+        }
+        read_parts(self.folder, self.index, whole)
+        return {name.partition("/")[2]: tensor for name, tensor in tensors.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({name.partition("/")[0] for name in self.index}))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that a run needs to go on. tensors: name of the file's part -> named tensors on the CPU.
+    """A verified checkpoint or exported potential. tensors: part -> named whole tensors on the CPU.
 
-    Parts: "weights" (parameters and buffers), "average" (EMA, absent without one), "optimizer" (moments and the
-    generator's state). facts: other plain values (fingerprint of the data, validation errors ...).
+    Parts: "weights" (parameters), "average" (EMA, absent without one), moments, "whole" (what is equal on all ranks:
+    buffers of the model as "buffer/NAME" and other small things). facts: plain values (fingerprint of the data ...).
     """
 
     step: int
@@ -51,24 +78,105 @@ class Checkpoint:
     facts: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
-    def inference_weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers with the parameters' averages in place where there are any."""
-        return {**self.tensors["weights"], **self.tensors.get("average", {})}
+    def inference_weights(self, *, raw: bool = False) -> dict[str, Tensor]:
+        """Parameters and buffers, averages in place of the parameters where there are any.
+
+        raw: the parameters themselves. Raises UserError where they were not exported.
+        """
+        if raw and "weights" not in self.tensors:
+            raise UserError(f"{self.path} holds averaged weights only: use the run's checkpoint for the raw ones")
+        averaged = not raw and "average" in self.tensors
+        chosen = dict(self.tensors["average" if averaged else "weights"])
+        if averaged and "weights" in self.tensors and WHOLE not in self.tensors:
+            chosen = {**self.tensors["weights"], **chosen}  # first schema: buffers lie among the weights
+        whole = self.tensors.get(WHOLE, {})
+        return chosen | {name[len(BUFFER) :]: value for name, value in whole.items() if name.startswith(BUFFER)}
+
+    def fill(self, pieces: Mapping[str, Piece], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Copy into each tensor of ``parts`` (as in ``save_checkpoint``) its ranges, whatever layout wrote them.
+
+        The tensors are contiguous, on any device. Raises UserError where the checkpoint holds other tensors.
+        """
+        if not isinstance(self.tensors, StoredTensors):
+            raise UserError(
+                f"checkpoint {self.path} is of an older format, which can be evaluated and exported "
+                "but not resumed: start a new run"
+            )
+        wanted = {
+            f"{part}/{name}": Part(tensor.detach().view(-1), pieces[name].chunks, pieces[name].shape)
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
+        try:
+            read_parts(self.tensors.folder, self.tensors.index, wanted)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{error.args[0]}: resume with the model it was written with") from None
 
 
-def folder_name(step: int) -> str:
-    """Name of the folder after this many steps."""
-    return f"step_{step:08d}"
+def read_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpoint:
+    """Verify and open one checkpoint. Raises DamagedCheckpointError naming the folder and what is wrong.
+
+    share: (rank, ranks): verify only every ranks-th file; the others must do theirs.
+    """
+    description = read_description(folder)
+    rank, num_ranks = share
+    for name, entry in sorted(description["files"].items())[rank::num_ranks]:
+        verify_file(folder, name, entry)
+    if description["schema"] == FIRST_SCHEMA:
+        tensors: Mapping[str, Mapping[str, Tensor]] = {
+            Path(name).stem: load((folder / name).read_bytes()) for name in description["files"]
+        }
+    else:
+        tensors = StoredTensors(folder, read_index(folder))
+    return Checkpoint(
+        step=description["step"], config=train_config(description["config"]), tensors=tensors,
+        facts=description["facts"], path=folder,
+    )  # fmt: skip
 
 
-def _self_checksum(description: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in description.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def _read_together(folder: Path, communicator: Communicator) -> Checkpoint:
+    """read_checkpoint by all ranks, each verifying its share; what one finds damaged is damaged for all."""
+    checkpoint, problem = None, None
+    try:
+        checkpoint = read_checkpoint(folder, share=(communicator.rank, communicator.world_size))
+    except DamagedCheckpointError as error:
+        problem = str(error)
+    first = next((text for text in communicator.gather_objects(problem) if text is not None), None)
+    if first is not None:
+        raise DamagedCheckpointError(first)
+    assert checkpoint is not None
+    return checkpoint
 
 
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def latest_good(
+    checkpoints: Path, tell: Callable[[str], None], communicator: Communicator | None = None
+) -> Checkpoint | None:
+    """The newest checkpoint that is whole; damaged ones are named through ``tell``. None: there is no checkpoint.
+
+    communicator: all ranks call it, share the work and get the same; None: this process alone.
+    Raises UserError when there are some but none is whole.
+    """
+    names = [folder.name for folder in list_checkpoints(checkpoints)]
+    if communicator is not None:
+        names = communicator.gather_objects(names)[0]
+    for name in names:
+        try:
+            if communicator is None:
+                return read_checkpoint(checkpoints / name)
+            return _read_together(checkpoints / name, communicator)
+        except DamagedCheckpointError as error:
+            tell(f"{error}; trying the one before")
+    if names:
+        raise UserError(f"none of the {len(names)} checkpoints in {checkpoints} is whole: restore one from a copy")
+    return None
+
+
+# The writer of the first schema, until the loop saves through checkpoint_save.py.
+
+
+def point_to_best(checkpoints: Path, step: int) -> None:
+    """Make ``best`` name the checkpoint of a step."""
+    point_to(checkpoints, "best", step)
 
 
 def save_checkpoint(checkpoints: Path, checkpoint: Checkpoint) -> Path:
@@ -76,128 +184,16 @@ def save_checkpoint(checkpoints: Path, checkpoint: Checkpoint) -> Path:
     target = checkpoints / folder_name(checkpoint.step)
 
     def fill(folder: Path) -> None:
+        files = {}
         for part, tensors in checkpoint.tensors.items():
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            try:
-                save_file(contiguous, folder / f"{part}.safetensors")
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
-        files = {
-            file.name: {"bytes": file.stat().st_size, "sha256": _file_hash(file)} for file in sorted(folder.iterdir())
-        }
+            host = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+            files[f"{part}.safetensors"] = write_safetensors(folder / f"{part}.safetensors", host)
         description = {
-            "schema": SCHEMA, "step": checkpoint.step, "config": to_mapping(checkpoint.config),
+            "schema": FIRST_SCHEMA, "step": checkpoint.step, "config": to_mapping(checkpoint.config),
             "facts": dict(checkpoint.facts), "janus": __version__, "torch": torch.__version__, "files": files,
         }  # fmt: skip
-        text = json.dumps(description | {"checksum": _self_checksum(description)}, indent=1)
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        write_description(folder, description)
 
     make_folder_atomically(target, fill)
-    write_text_atomically(checkpoints / "latest", target.name + "\n")
+    point_to(checkpoints, "latest", checkpoint.step)
     return target
-
-
-def point_to_best(checkpoints: Path, step: int) -> None:
-    """Make ``best`` name the checkpoint of a step."""
-    write_text_atomically(checkpoints / "best", folder_name(step) + "\n")
-
-
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and check one checkpoint. Raises DamagedCheckpointError naming the folder and what is wrong."""
-    description = _read_description(folder)
-    tensors = {}
-    for name, entry in description["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {name} is missing")
-        content = file.read_bytes()  # what is checked is what is used: no map of a file that may still change
-        if len(content) != entry["bytes"]:
-            raise DamagedCheckpointError(
-                f"checkpoint {folder} is damaged: {name} has {len(content)} bytes instead of {entry['bytes']}"
-            )
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {name} does not match its hash")
-        tensors[file.stem] = load(content)
-    return Checkpoint(
-        step=description["step"], config=train_config(description["config"]), tensors=tensors,
-        facts=description["facts"], path=folder,
-    )  # fmt: skip
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {DESCRIPTION} is missing") from None
-    except ValueError:
-        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {DESCRIPTION} is not valid JSON") from None
-    if not isinstance(description, dict) or description.get("schema") != SCHEMA:
-        raise DamagedCheckpointError(f"checkpoint {folder} cannot be read: {DESCRIPTION} is not of schema {SCHEMA}")
-    if description.get("checksum") != _self_checksum(description):
-        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {DESCRIPTION} does not match its checksum")
-    return description
-
-
-def _pointed_to(checkpoints: Path, pointer: str) -> str | None:
-    """The folder name in a pointer file, if it is a well-formed one."""
-    path = checkpoints / pointer
-    if not path.is_file():
-        return None
-    name = path.read_text(encoding="utf-8", errors="replace").strip()
-    return name if STEP_FOLDER.fullmatch(name) else None
-
-
-def list_checkpoints(checkpoints: Path) -> list[Path]:
-    """Folders of checkpoints, newest first."""
-    if not checkpoints.is_dir():
-        return []
-    return sorted((p for p in checkpoints.iterdir() if STEP_FOLDER.fullmatch(p.name)), reverse=True)
-
-
-def latest_good(checkpoints: Path, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are named through ``tell``. None: there is no checkpoint.
-
-    Raises UserError when there are some but none is whole.
-    """
-    folders = list_checkpoints(checkpoints)
-    first = _pointed_to(checkpoints, "latest")
-    folders.sort(key=lambda folder: folder.name != first)  # stable: the pointed one, then newest first
-    for folder in folders:
-        try:
-            return read_checkpoint(folder)
-        except DamagedCheckpointError as error:
-            tell(f"{error}; trying the one before")
-    if folders:
-        raise UserError(f"none of the {len(folders)} checkpoints in {checkpoints} is whole: restore one from a copy")
-    return None
-
-
-def open_checkpoint(path: Path, tell: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint that a user names: a step's folder, ``checkpoints/latest`` or ``best``, or a whole run's folder.
-
-    A named step must be whole; of a run the newest whole one is taken. Raises UserError.
-    """
-    if path.name in ("latest", "best") and path.is_file():
-        name = _pointed_to(path.parent, path.name)
-        if name is None:
-            raise UserError(f"{path} names no checkpoint: name the step's folder itself")
-        path = path.parent / name
-    if not path.exists():
-        raise UserError(f"no checkpoint at {path}: name a run folder or one of its checkpoints/step_XXXXXXXX")
-    if (path / DESCRIPTION).exists() or STEP_FOLDER.fullmatch(path.name):
-        try:
-            return read_checkpoint(path)
-        except DamagedCheckpointError as error:
-            raise UserError(f"{error}: name another step of the run") from None
-    checkpoint = latest_good(path if path.name == "checkpoints" else path / "checkpoints", tell)
-    if checkpoint is None:
-        raise UserError(f"{path} holds no checkpoint: name a run folder or one of its checkpoints/step_XXXXXXXX")
-    return checkpoint
-
-
-def prune_checkpoints(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` and the one that ``best`` names."""
-    best = _pointed_to(checkpoints, "best")
-    for folder in list_checkpoints(checkpoints)[keep:]:
-        if folder.name != best:
-            shutil.rmtree(folder)

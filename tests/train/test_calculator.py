@@ -15,8 +15,7 @@ from janus.data.graph import build_graph
 from janus.errors import UserError
 from janus.model.batch import GraphBatch
 from janus.model.potential import evaluate_potential
-from janus.train.checkpoint import open_checkpoint
-from janus.train.inference import build_from_checkpoint
+from janus.train.inference import build_from_checkpoint, open_checkpoint
 
 
 @pytest.fixture(scope="module")
