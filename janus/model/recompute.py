@@ -8,7 +8,7 @@ and drops, and the second backward recomputes again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,13 @@ from torch.autograd import Function
 
 from janus.kernels.wanted import parameter_gradients_wanted, without_parameter_gradients
 
+# Called where a node is made; what it returns is called around the node's backward (collectives are counted by phase).
+Remember = Callable[[], Callable[[], AbstractContextManager[Any]]]
+
+
+def _nothing_to_remember() -> Callable[[], AbstractContextManager[Any]]:
+    return nullcontext
+
 
 def recomputed(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
     """function(*tensors), with the activations inside recomputed in each later phase. Twice differentiable.
@@ -24,15 +31,27 @@ def recomputed(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *t
     block: the module whose parameters ``function`` uses; tensors: every other tensor it depends on with a gradient.
     """
     parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
-    run = _Run(function, len(tensors))
-    return _Recompute.apply(run, *tensors, *parameters)
+    return recomputed_with(parameters, function, *tensors)
+
+
+def recomputed_with(
+    parameters: Sequence[Tensor],
+    function: Callable[..., tuple[Tensor, ...]],
+    *tensors: Tensor,
+    remember: Remember = _nothing_to_remember,
+) -> tuple[Tensor, ...]:
+    """``recomputed`` for a function whose parameters are listed: every tensor with a gradient that it uses unasked.
+
+    remember: see ``Remember``.
+    """
+    return _Recompute.apply(_Run(function, len(tensors), remember), *tensors, *parameters)
 
 
 class _Run:
     """A function of tensors, and how many of the operands are its arguments (the rest are parameters it holds)."""
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], num_arguments: int) -> None:
-        self.function, self.num_arguments = function, num_arguments
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], num_arguments: int, remember: Remember) -> None:
+        self.function, self.num_arguments, self.remember = function, num_arguments, remember
 
     def outputs(self, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return self.function(*operands[: self.num_arguments])
@@ -51,7 +70,7 @@ class _Recompute(Function):
 
     @staticmethod
     def forward(ctx: Any, run: _Run, *operands: Tensor) -> tuple[Tensor, ...]:
-        ctx.run = run
+        ctx.run, ctx.in_backward = run, run.remember()
         ctx.save_for_backward(*operands)
         with torch.no_grad():
             outputs = run.outputs(operands)
@@ -66,7 +85,8 @@ class _Recompute(Function):
             needed[ctx.run.num_arguments :] = [False] * (len(needed) - ctx.run.num_arguments)
         call = _BackwardCall(ctx.run, len(operands), tuple(needed), tuple(c is not None for c in cotangents))
         given = [cotangent for cotangent in cotangents if cotangent is not None]
-        return (None, *_RecomputeBackward.apply(call, *operands, *given))
+        with ctx.in_backward():
+            return (None, *_RecomputeBackward.apply(call, *operands, *given))
 
 
 class _BackwardCall:
@@ -103,7 +123,7 @@ class _RecomputeBackward(Function):
 
     @staticmethod
     def forward(ctx: Any, call: _BackwardCall, *tensors: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.call = call
+        ctx.call, ctx.in_backward = call, call.run.remember()
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         operands, cotangents = tensors[: call.num_operands], tensors[call.num_operands :]
@@ -114,24 +134,25 @@ class _RecomputeBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *seeds: Tensor | None) -> tuple[Tensor | None, ...]:
-        call: _BackwardCall = ctx.call
-        tensors = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:]
-        operands, cotangents = tensors[: call.num_operands], tensors[call.num_operands :]
-        with torch.enable_grad():
-            fresh = call.run.fresh(operands, needed[: call.num_operands])
-            cut = [
-                c.detach().requires_grad_(need) for c, need in zip(cotangents, needed[call.num_operands :], strict=True)
-            ]
-            gradients = call.gradients(fresh, cut, create_graph=True)
-            pairs = [
-                (g, s)
-                for g, s in zip(gradients, seeds, strict=True)
-                if g is not None and s is not None and g.requires_grad
-            ]
-            everything = [*fresh, *cut]
-            wanted = [tensor for tensor, need in zip(everything, needed, strict=True) if need]
-            if not pairs or not wanted:
-                return (None,) * (1 + len(everything))
-            found = iter(torch.autograd.grad([g for g, _ in pairs], wanted, [s for _, s in pairs], allow_unused=True))
-        return (None, *(next(found) if need else None for need in needed))
+        with ctx.in_backward():
+            return (None, *_double_backward(ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:], seeds))
+
+
+def _double_backward(
+    call: _BackwardCall, tensors: Sequence[Tensor], needed: Sequence[bool], seeds: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a run's gradients with respect to its operands and cotangents."""
+    operands, cotangents = tensors[: call.num_operands], tensors[call.num_operands :]
+    with torch.enable_grad():
+        fresh = call.run.fresh(operands, needed[: call.num_operands])
+        cut = [c.detach().requires_grad_(need) for c, need in zip(cotangents, needed[call.num_operands :], strict=True)]
+        gradients = call.gradients(fresh, cut, create_graph=True)
+        pairs = [
+            (g, s) for g, s in zip(gradients, seeds, strict=True) if g is not None and s is not None and g.requires_grad
+        ]
+        everything = [*fresh, *cut]
+        wanted = [tensor for tensor, need in zip(everything, needed, strict=True) if need]
+        if not pairs or not wanted:
+            return (None,) * len(everything)
+        found = iter(torch.autograd.grad([g for g, _ in pairs], wanted, [s for _, s in pairs], allow_unused=True))
+    return tuple(next(found) if need else None for need in needed)

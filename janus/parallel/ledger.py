@@ -11,8 +11,8 @@ b, all-reduce 2 (n-1)/n b. What a library sends beyond that is not counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -40,6 +40,12 @@ def backward_phase(made_in: str) -> str:
     """Phase of a collective that runs in the backward of a node made in ``made_in``."""
     running = _phase.get()
     return _MADE_IN.get(made_in, made_in) if running == BACKWARD else running
+
+
+def remember_phase() -> Callable[[], AbstractContextManager[None]]:
+    """To be called where an autograd node is made; gives the context in which its backward runs other code."""
+    made_in = current_phase()
+    return lambda: in_phase(backward_phase(made_in))
 
 
 @dataclass(frozen=True, order=True)
