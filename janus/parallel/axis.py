@@ -14,6 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from janus.parallel.ledger import Ledger, current_phase
+from janus.parallel.waiting import Waiting
 
 Reduction = Literal["sum", "max"]
 
@@ -37,10 +38,14 @@ class Axis(ABC):
 
     Tensors are contiguous and on the axis's device. All ranks of the group call the same collectives in one order.
     A group of one rank: every collective completes at once, costs nothing and is not counted.
+    ledger, waiting: this rank's, shared by all its axes.
     """
 
-    def __init__(self, name: str, ranks: Sequence[int], index: int, ledger: Ledger) -> None:
+    def __init__(
+        self, name: str, ranks: Sequence[int], index: int, ledger: Ledger, waiting: Waiting | None = None
+    ) -> None:
         self.name, self.ranks, self.index, self.ledger = name, tuple(ranks), index, ledger
+        self.waiting = Waiting() if waiting is None else waiting
 
     @property
     def size(self) -> int:
@@ -56,7 +61,7 @@ class Axis(ABC):
             return Pending()
         row_bytes = rows[:1].numel() * rows.element_size() if len(rows) else 0
         self._count("all_to_all", (sum(input_rows) - input_rows[self.index]) * row_bytes, phase)
-        return self._all_to_all(output, rows, list(output_rows), list(input_rows))
+        return self._watched("all_to_all", lambda: self._all_to_all(output, rows, list(output_rows), list(input_rows)))
 
     def all_gather(self, output: Tensor, piece: Tensor, phase: str = "") -> Pending:
         """Equal pieces [b] of all ranks, in rank order -> output [n b]."""
@@ -64,7 +69,7 @@ class Axis(ABC):
             output.copy_(piece)
             return Pending()
         self._count("all_gather", (self.size - 1) * piece.numel() * piece.element_size(), phase)
-        return self._all_gather(output, piece)
+        return self._watched("all_gather", lambda: self._all_gather(output, piece))
 
     def reduce_scatter(self, output: Tensor, whole: Tensor, phase: str = "") -> Pending:
         """Sum of all ranks' whole [n b]; this rank's piece of the sum -> output [b]."""
@@ -72,7 +77,7 @@ class Axis(ABC):
             output.copy_(whole)
             return Pending()
         self._count("reduce_scatter", (self.size - 1) * output.numel() * output.element_size(), phase)
-        return self._reduce_scatter(output, whole)
+        return self._watched("reduce_scatter", lambda: self._reduce_scatter(output, whole))
 
     def all_reduce(self, tensor: Tensor, reduction: Reduction = "sum", phase: str = "") -> Pending:
         """Sum or largest value over ranks, in place."""
@@ -80,7 +85,19 @@ class Axis(ABC):
             return Pending()
         whole_bytes = tensor.numel() * tensor.element_size()
         self._count("all_reduce", 2 * (self.size - 1) * whole_bytes // self.size, phase)
-        return self._all_reduce(tensor, reduction)
+        return self._watched("all_reduce", lambda: self._all_reduce(tensor, reduction))
+
+    def _watched(self, collective: str, start: Callable[[], Pending]) -> Pending:
+        """Start and, later, wait where the watchdog sees it."""
+        described = f"{collective} over axis {self.name}"
+        with self.waiting.entering(described):
+            pending = start()
+
+        def wait() -> None:
+            with self.waiting.inside(described):
+                pending.wait()
+
+        return Pending(wait)
 
     def _count(self, collective: str, sent_bytes: int, phase: str) -> None:
         self.ledger.add(phase or current_phase(), self.name, collective, sent_bytes)

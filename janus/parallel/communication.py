@@ -1,8 +1,10 @@
-"""The ranks of a job and the collectives among them: gloo on CPU, NCCL on GPU, nothing at all for one process.
+"""The ranks of a job: their control plane, and the axes over which they exchange tensors.
 
-Every collective of the trainer goes through ``Communicator``. Bytes on the wire per rank, n ranks, b bytes:
-all-reduce 2(n-1)/n b (ring), broadcast b, gather_objects (n-1) b. It does not own how ranks find each other
-(``rendezvous.py``) nor what happens when one of them dies (``watchdog.py``).
+Tensors of the step travel over axes (``axis.py``), by gloo or MPI on CPU and NCCL on GPU; everything else (agreement,
+barriers, small values) by the collectives of ``Communicator``, which are gloo's also where MPI carries the axes. One
+process: nothing at all. Bytes on the wire per rank, n ranks, b bytes: all-reduce 2(n-1)/n b (ring), broadcast b,
+gather_objects (n-1) b. It does not own how ranks find each other (``rendezvous.py``) nor what happens when one of them
+dies (``watchdog.py``).
 """
 
 from __future__ import annotations
@@ -11,9 +13,7 @@ import json
 import os
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Literal, NoReturn
 
@@ -21,45 +21,65 @@ import torch
 import torch.distributed as dist
 
 from janus.errors import UserError
+from janus.parallel.axis import Axis, LoneAxis
+from janus.parallel.ledger import Ledger
 from janus.parallel.rendezvous import Place, find_place
+from janus.parallel.waiting import PeerLostError, Waiting
+
+__all__ = ["Communicator", "PeerLostError", "connect"]
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
-
-
-class PeerLostError(RuntimeError):
-    """A collective failed: most often because another rank is gone. The watchdog knows which one."""
+TransportChoice = Literal["auto", "gloo", "nccl", "mpi"]
+DEFAULT_TIMEOUT_S = 1800.0
 
 
 class Communicator:
     """This process among all ranks. World size 1: every collective returns at once and no process group exists.
 
-    transport: "gloo", "nccl" or "none". collectives_entered and entered_at serve the watchdog:
-    which rank has not reached the collective that the others wait in.
+    transport: of the axes, "gloo", "nccl", "mpi" or "none". ledger: what this rank sends over its axes. waiting: serves
+    the watchdog, which looks for the rank that has not reached a collective that the others wait in.
     """
 
-    def __init__(self, place: Place, device: torch.device, transport: str) -> None:
+    def __init__(
+        self, place: Place, device: torch.device, transport: str, *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> None:
         self.rank, self.world_size = place.rank, place.world_size
         self.local_rank, self.local_size = place.local_rank, place.local_size
         self.launcher, self.store = place.launcher, place.store
         self.device, self.transport = device, transport
         self.host = socket.gethostname()
-        self.collectives_entered = 0
-        self.entered_at: float | None = None
+        self.ledger, self.waiting = Ledger(), Waiting()
+        self._mpi, self._timeout = place.mpi, timedelta(seconds=timeout_s)
 
-    @contextmanager
-    def _collective(self, name: str) -> Iterator[None]:
-        self.collectives_entered += 1
-        self.entered_at = time.monotonic()
-        try:
-            yield
-        except RuntimeError as error:
-            raise PeerLostError(f"{name} failed: {error}") from error
-        finally:
-            self.entered_at = None
+    def make_axis(self, name: str, groups: Sequence[Sequence[int]]) -> Axis:
+        """This rank's axis. groups: a partition of all ranks, each in the axis's order; all ranks call it alike."""
+        members = sorted(rank for group in groups for rank in group)
+        assert members == list(range(self.world_size)), f"axis {name}: {groups} divides no {self.world_size} ranks"
+        number, ranks = next((number, list(group)) for number, group in enumerate(groups) if self.rank in group)
+        index = ranks.index(self.rank)
+        if self.transport == "mpi":
+            from janus.parallel.mpi_axis import MpiAxis
+
+            with self.waiting.entering(f"make_axis {name}"):
+                part = self._mpi.Split(color=number, key=index)
+            if len(ranks) > 1:
+                return MpiAxis(name, ranks, index, self.ledger, self.waiting, part)
+            part.Free()
+        elif self.world_size > 1:
+            from janus.parallel.torch_axis import TorchAxis
+
+            with self.waiting.entering(f"make_axis {name}"):
+                made = [
+                    dist.new_group(list(group), timeout=self._timeout, sort_ranks=False) if len(group) > 1 else None
+                    for group in groups
+                ]
+            if made[number] is not None:
+                return TorchAxis(name, ranks, index, self.ledger, self.waiting, made[number])
+        return LoneAxis(name, self.rank, self.ledger)
 
     def _all_reduce(self, tensor: torch.Tensor, operation: Any, name: str) -> torch.Tensor:
         if self.world_size > 1:
-            with self._collective(name):
+            with self.waiting.entering(name):
                 dist.all_reduce(tensor, op=operation)
         return tensor
 
@@ -74,7 +94,7 @@ class Communicator:
     def broadcast(self, tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
         """The source rank's values into every rank's tensor, in place; returns the tensor."""
         if self.world_size > 1:
-            with self._collective("broadcast"):
+            with self.waiting.entering("broadcast"):
                 dist.broadcast(tensor, src=source)
         return tensor
 
@@ -90,7 +110,7 @@ class Communicator:
         length = self.all_reduce_max(torch.tensor([len(text)]))
         mine = torch.frombuffer(bytearray(text.ljust(int(length))), dtype=torch.uint8)
         pieces = [torch.empty_like(mine) for _ in range(self.world_size)]
-        with self._collective("gather_objects"):
+        with self.waiting.entering("gather_objects"):
             dist.all_gather(pieces, mine)
         return [json.loads(bytes(piece.numpy())) for piece in pieces]
 
@@ -118,6 +138,10 @@ class Communicator:
         sys.stderr.flush()
         if self.world_size > 1:
             self.barrier()
+        if self._mpi is not None:
+            from mpi4py import MPI
+
+            MPI.Finalize()
         os._exit(exit_code)
 
 
@@ -157,21 +181,37 @@ def _agreed_device(choice: DeviceChoice, place: Place) -> torch.device:
     return device
 
 
-def connect(*, device: DeviceChoice = "auto", timeout_s: float = 1800.0) -> Communicator:
+def _transport_for(choice: TransportChoice, device: torch.device) -> str:
+    """What carries the axes' tensors. Raises UserError where it cannot carry tensors on this device."""
+    fitting = ("nccl",) if device.type == "cuda" else ("gloo", "mpi")
+    if choice == "auto":
+        return fitting[0]
+    if choice not in fitting:
+        raise UserError(
+            f"transport {choice!r} does not carry tensors on device {device.type!r}: "
+            f"use {' or '.join(repr(name) for name in fitting)}, or another device"
+        )
+    return choice
+
+
+def connect(
+    *, device: DeviceChoice = "auto", timeout_s: float = DEFAULT_TIMEOUT_S, transport: TransportChoice = "auto"
+) -> Communicator:
     """Join the job that mpiexec, srun or torchrun started, or be a job of one process.
 
-    timeout_s: longest wait of one collective. Raises UserError for an inconsistent launch or missing GPUs.
+    timeout_s: longest wait of one collective. transport: of the axes; auto: NCCL on GPU, gloo on CPU. Raises UserError
+    for an inconsistent launch, missing GPUs, or a transport that this device or launcher does not have.
     """
-    place = find_place()
+    place = find_place(with_mpi=transport == "mpi")
     chosen = _agreed_device(device, place)
+    carrier = _transport_for(transport, chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if place.world_size == 1:
         return Communicator(place, chosen, "none")
-    transport = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(
-        backend="cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo",
+        backend="cpu:gloo,cuda:nccl" if carrier == "nccl" else "gloo",
         store=dist.PrefixStore("janus_group", place.store),
         rank=place.rank, world_size=place.world_size, timeout=timedelta(seconds=timeout_s),
     )  # fmt: skip
-    return Communicator(place, chosen, transport)
+    return Communicator(place, chosen, carrier, timeout_s=timeout_s)

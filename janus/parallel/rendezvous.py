@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +23,10 @@ STORE_TIMEOUT = timedelta(seconds=300)
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One process of a job. local_rank of local_size: among the ranks on this host. store: None for one process."""
+    """One process of a job. local_rank of local_size: among the ranks on this host. store: None for one process.
+
+    mpi: a communicator of all ranks in our order where MPI stays at work, else None.
+    """
 
     launcher: str
     rank: int
@@ -31,21 +34,52 @@ class Place:
     local_rank: int
     local_size: int
     store: Any = None
+    mpi: Any = None
 
 
 SINGLE = Place(launcher="single", rank=0, world_size=1, local_rank=0, local_size=1)
 
 
-def find_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """The place of this process in its job, store connected. Raises UserError when the launch is inconsistent."""
+def find_place(environment: Mapping[str, str] = os.environ, *, with_mpi: bool = False) -> Place:
+    """The place of this process in its job, store connected. with_mpi: MPI is there to stay, as ``Place.mpi``.
+
+    Raises UserError when the launch is inconsistent, or cannot give MPI where it is asked for.
+    """
     launcher = find_launcher(environment)
     if launcher == "torchrun":
+        if with_mpi:
+            raise UserError(
+                "transport 'mpi' needs ranks started by mpiexec or srun, not torchrun: use transport 'gloo'"
+            )
         return _place_by_torchrun(environment)
     if launcher == "mpiexec":
-        return _place_by_mpi(environment)
+        return _place_by_mpi(environment, with_mpi)
     if launcher == "srun":
-        return _place_by_slurm(environment)
+        place = _place_by_slurm(environment)
+        return replace(place, mpi=_mpi_beside_slurm(place)) if with_mpi and place.world_size > 1 else place
     return SINGLE
+
+
+def _load_mpi() -> Any:
+    """mpi4py's MPI, initialised by the import."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"an MPI launcher started this rank but mpi4py cannot load MPI ({error}): install one"
+        ) from None
+    return MPI
+
+
+def _mpi_beside_slurm(place: Place) -> Any:
+    """All ranks as MPI sees them, in srun's order."""
+    world = _load_mpi().COMM_WORLD
+    if world.size != place.world_size:
+        raise UserError(
+            f"srun started {place.world_size} ranks but MPI sees {world.size}: "
+            "name the interface of your MPI library (srun --mpi=..., see srun --mpi=list) or use transport 'gloo'"
+        )
+    return world.Split(0, place.rank)
 
 
 def _place_by_torchrun(environment: Mapping[str, str]) -> Place:
@@ -58,17 +92,13 @@ def _place_by_torchrun(environment: Mapping[str, str]) -> Place:
     )  # fmt: skip
 
 
-def _place_by_mpi(environment: Mapping[str, str]) -> Place:
+def _place_by_mpi(environment: Mapping[str, str], stay: bool) -> Place:
     """Ranks from MPI; rank 0 opens the store on a free port and broadcasts its address.
 
-    MPI is finalised at once: torch carries the traffic, and a later failure is then ours to report.
+    Unless it is to stay, MPI is finalised at once: torch carries the traffic, and a later failure is then ours to
+    report.
     """
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"an MPI launcher started this rank but mpi4py cannot load MPI ({error}): install one"
-        ) from None
+    MPI = _load_mpi()
     world = MPI.COMM_WORLD
     for size_name in (name for marker, name in MPI_LAUNCHERS.items() if name and marker in environment):
         started = int(environment.get(size_name, world.size))
@@ -89,10 +119,13 @@ def _place_by_mpi(environment: Mapping[str, str]) -> Place:
         host, port = world.bcast(address, root=0)
         if rank != 0:
             store = TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
-    MPI.Finalize()
+    local.Free()
+    if not stay or size == 1:
+        MPI.Finalize()
     return Place(
-        launcher="mpiexec", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size, store=store
-    )
+        launcher="mpiexec", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size, store=store,
+        mpi=world.Dup() if stay and size > 1 else None,
+    )  # fmt: skip
 
 
 def first_host(nodelist: str) -> str:

@@ -95,9 +95,10 @@ class Watchdog:
     def _beat(self) -> None:
         """Number of this beat, collectives entered, and for how long this rank has been inside the last one."""
         self._beat_number += 1
-        entered_at = self._communicator.entered_at
+        waiting = self._communicator.waiting
+        entered_at = waiting.entered_at
         inside_s = time.monotonic() - entered_at if entered_at is not None else 0.0
-        beat = [self._beat_number, self._communicator.collectives_entered, inside_s]
+        beat = [self._beat_number, waiting.collectives_entered, inside_s]
         self._store.set(f"beat/{self._communicator.rank}", json.dumps(beat))
 
     def _watch(self) -> None:
@@ -139,7 +140,9 @@ class Watchdog:
         if longest_s <= self._hang_timeout_s:
             return None
         furthest = max(beat[1] for beat in beats)
-        missing = [rank for rank, beat in enumerate(beats) if beat[1] < furthest]
+        behind = [rank for rank, beat in enumerate(beats) if beat[1] < furthest]
+        # of those, ranks inside a collective wait themselves, in another group, for one that is not
+        missing = [rank for rank in behind if beats[rank][2] == 0.0] or behind
         names = ", ".join(self._name(rank) for rank in missing[:8]) or "no rank in particular"
         return f"{names} did not come to collective {furthest:.0f} in which others waited {longest_s:.0f} s"
 

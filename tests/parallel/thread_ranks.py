@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 TIMEOUT_S = 60.0
 
 
-class AbandonedError(RuntimeError):
+class AbandonedError(Exception):
     """This rank waited for others, one of which failed or never came."""
 
 
