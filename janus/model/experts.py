@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,19 @@ def grouped_gated_product(copies: Tensor, inner: Tensor, outer: Tensor, loads: S
     return operators.grouped_product(functional.silu(core) * gate, outer, loads)
 
 
+class Exchange(Protocol):
+    """Computes a mixture whose experts are not all here."""
+
+    def __call__(self, mixture: MixtureOfExperts, tokens: Tensor) -> Tensor: ...
+
+
 class MixtureOfExperts(nn.Module):
-    """Sum of an element's k experts, weighted, and of the shared experts (one gated product of their joint width)."""
+    """Sum of an element's k experts, weighted, and of the shared experts (one gated product of their joint width).
+
+    exchange: None where all experts are here.
+    """
+
+    exchange: Exchange | None = None
 
     def __init__(self, width: int, hidden: int, gate: ElementGate, num_shared: int) -> None:
         super().__init__()
@@ -87,6 +99,8 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, tokens: Tensor, element: Tensor) -> Tensor:
         """tokens [R,d], element [R] (0-based) -> [R,d]."""
+        if self.exchange is not None:
+            return self.exchange(self, tokens)
         experts, weights = self.gate()
         expert_of_copy = experts[element].flatten()  # k copies of each token
         order = torch.argsort(expert_of_copy, stable=True)

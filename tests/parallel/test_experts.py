@@ -1,0 +1,215 @@
+"""Spread experts against one process, through the double backward; and what the exchange costs, to the byte."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import ase
+import ase.build
+import pytest
+import torch
+from torch import Tensor, nn
+
+from janus.model.batch import GraphBatch
+from janus.model.build import build_model
+from janus.model.potential import evaluate_potential
+from janus.parallel.axis import LoneAxis
+from janus.parallel.experts import plan_experts, share_composition, spread_experts
+from janus.parallel.gathered import GatheredBuffers
+from janus.parallel.ledger import BACKWARD, Entry, in_phase
+from janus.parallel.pieces import Piece
+from janus.placement import ExpertPlan, ExpertShape, ReplicationRule, exchange_traffic
+from tests.model.conftest import MATRIS_MOE, batch_of, disturbed
+from tests.parallel.thread_ranks import ThreadWorld, run_on_threads
+
+TOLERANCE = 1e-10  # relative, per tensor; float64 round-off is 1e-13 here
+EAGER = ReplicationRule(flops_per_byte=0.01)  # moving weights costs next to nothing: replicate at once
+PLACES = {"message_update": "edges", "feature_update": "atoms"}
+
+
+def rattled(atoms: ase.Atoms, seed: int = 1) -> ase.Atoms:
+    atoms.rattle(0.1, seed=seed)
+    return atoms
+
+
+def batches(num_ranks: int, dtype: torch.dtype = torch.float64) -> list[GraphBatch]:
+    """A different batch on each rank; the third rank, or the second of two, has nothing."""
+    contents = [
+        [rattled(ase.build.bulk("NaCl", "rocksalt", a=5.2, cubic=True)), ase.build.molecule("CH3CH2OH")],
+        [rattled(ase.build.bulk("Cu", cubic=True))],
+        [],
+        [rattled(ase.build.molecule("H2O"))],
+        [ase.build.bulk("Cu", a=3.7)],
+        [ase.Atoms("He")],
+        [rattled(ase.build.bulk("Si", cubic=True)), rattled(ase.build.molecule("CO2"))],
+        [rattled(ase.build.bulk("Si"), 2)],
+    ]
+    chosen = [contents[0], contents[2]] if num_ranks == 2 else contents[:num_ranks]
+    return [batch_of(MATRIS_MOE, *one, dtype=dtype) for one in chosen]
+
+
+def whole_model(*, hot: bool, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """hot: every element chooses the first two experts, so that the others get nothing at all."""
+    model = disturbed(build_model(MATRIS_MOE, seed=3, dtype=dtype))
+    if hot:
+        for block in model.blocks:
+            for part in PLACES:
+                with torch.no_grad():
+                    getattr(block, part).experts.gate.table[:, :2] += 20.0
+    return model
+
+
+@dataclass
+class Outcome:
+    """What a rank (or the one process) found. predictions: energy, forces, stress; gradients: by parameter name."""
+
+    predictions: list[Tensor]
+    gradients: dict[str, Tensor | None]
+    pieces: dict[str, Piece] = field(default_factory=dict)
+    plans: dict[str, ExpertPlan] = field(default_factory=dict)
+    shapes: dict[str, ExpertShape] = field(default_factory=dict)
+    calls: dict[Entry, int] = field(default_factory=dict)
+    sent_bytes: dict[Entry, int] = field(default_factory=dict)
+
+
+def evaluated(model: nn.Module, batch: GraphBatch, *, recompute: bool = False) -> list[Tensor]:
+    """Adds the gradients of one micro-batch; returns its energy, forces and stress."""
+    found = evaluate_potential(model, batch, create_graph=True, phase=in_phase, recompute=recompute)
+    loss = (found.energy - 1).square().sum() + (found.forces - 0.5).square().sum() + 100 * found.stress.square().sum()
+    with in_phase(BACKWARD):
+        loss.backward()
+    return [found.energy.detach(), found.forces.detach(), found.stress.detach()]
+
+
+def in_one_process(model: nn.Module, many: list[GraphBatch]) -> tuple[list[list[Tensor]], dict[str, Tensor]]:
+    predictions = [evaluated(model, batch) for batch in many]
+    return predictions, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def spread(model: nn.Module, world: ThreadWorld, buffers: GatheredBuffers | None, **options) -> dict[str, Piece]:
+    """Spread all experts of a model over all ranks."""
+    axis, copies = world.axis("expert"), LoneAxis("copies", world.rank)
+    pieces: dict[str, Piece] = {}
+    for index, block in enumerate(model.blocks):
+        for part, tokens in PLACES.items():
+            prefix = f"blocks.{index}.{part}.experts."
+            mixture = getattr(block, part).experts
+            for piece in spread_experts(
+                mixture, axis, copies, prefix=prefix, tokens=tokens, buffers=buffers, block=index, **options
+            ):
+                pieces[piece.name] = piece
+    return pieces
+
+
+def on_ranks(
+    model: nn.Module,
+    many: list[GraphBatch],
+    *,
+    freed: bool = False,
+    recompute: bool = False,
+    num_micro_batches: int = 1,
+    **options,
+) -> list[Outcome]:
+    """Each rank evaluates its own batch ``num_micro_batches`` times."""
+    copies = [copy.deepcopy(model) for _ in many]
+
+    def work(world: ThreadWorld) -> Outcome:
+        mine, batch = copies[world.rank], many[world.rank]
+        buffers = GatheredBuffers(keep=2) if freed else None
+        pieces = spread(mine, world, buffers, **options)
+        axis = mine.blocks[0].message_update.experts.exchange.axis
+        if freed:
+            with buffers.hooks():
+                for _ in range(num_micro_batches):
+                    plans = plan_experts(mine, share_composition(batch, axis, MATRIS_MOE.num_elements))
+                    predictions = evaluated(mine, batch, recompute=recompute)
+        else:
+            for _ in range(num_micro_batches):
+                plans = plan_experts(mine, share_composition(batch, axis, MATRIS_MOE.num_elements))
+                predictions = evaluated(mine, batch, recompute=recompute)
+        gradients = {name: parameter.grad for name, parameter in mine.named_parameters()}
+        shapes = {name: mine.get_submodule(name).exchange.shape for name in plans}
+        return Outcome(predictions, gradients, pieces, plans, shapes, world.ledger.calls, world.ledger.sent_bytes)
+
+    return run_on_threads(len(many), work)
+
+
+def assembled(outcomes: list[Outcome], name: str, shape: torch.Size) -> Tensor:
+    """The whole gradient: pieces put in their places, anything else summed over ranks."""
+    if name not in outcomes[0].pieces:
+        return sum(outcome.gradients[name] for outcome in outcomes if outcome.gradients[name] is not None)
+    whole = torch.full((shape.numel(),), torch.nan, dtype=torch.float64)
+    for outcome in outcomes:
+        piece, start = outcome.pieces[name], 0
+        assert piece.shape == tuple(shape)
+        gradient = outcome.gradients[name]
+        flat = torch.zeros(piece.parameter.numel()) if gradient is None else gradient.flatten()
+        for first, last in piece.chunks:
+            whole[first:last] = flat[start : start + last - first]
+            start += last - first
+    return whole.view(shape)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    scale = float(wanted.norm())
+    return float((found - wanted).norm()) / scale if scale > 1e-12 else float(found.norm())
+
+
+CASES = {
+    "tokens": {"strategy": "tokens"},
+    "tokens, hot experts replicated": {"strategy": "tokens", "rule": EAGER, "hot": True},
+    "tokens, replicated and freed": {"strategy": "tokens", "rule": EAGER, "hot": True, "freed": True},
+    "tokens, recomputed": {"strategy": "tokens", "rule": EAGER, "hot": True, "recompute": True},
+    "weights": {"strategy": "weights"},
+    "weights, some experts empty": {"strategy": "weights", "hot": True, "freed": True},
+    "weights, freed": {"strategy": "weights", "freed": True},
+    "weights, freed and recomputed": {"strategy": "weights", "freed": True, "recompute": True},
+    "weights, freed, two micro-batches": {"strategy": "weights", "freed": True, "num_micro_batches": 2},
+}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3, 4, 8])
+@pytest.mark.parametrize("case", CASES)
+def test_spread_experts_equal_one_process(case: str, num_ranks: int) -> None:
+    options = dict(CASES[case])
+    model, many = whole_model(hot=options.pop("hot", False)), batches(num_ranks)
+    outcomes = on_ranks(model, many, **options)
+    repeats = options.get("num_micro_batches", 1)
+    predictions, gradients = in_one_process(model, many)
+    for outcome, wanted in zip(outcomes, predictions, strict=True):
+        for found, right in zip(outcome.predictions, wanted, strict=True):
+            assert error(found, right) <= TOLERANCE
+    for name, parameter in model.named_parameters():
+        wrong = error(assembled(outcomes, name, parameter.shape), repeats * gradients[name])
+        assert wrong <= TOLERANCE, f"{name}: {wrong:.1e}"
+    if "rule" in options:
+        assert any(plan.borrowed.any() for plan in outcomes[0].plans.values())
+
+
+PHASES = ("FE", "FF", "BF", "BE")
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize(
+    "case", ["tokens", "tokens, hot experts replicated", "tokens, replicated and freed", "weights", "weights, freed"]
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_calls_and_bytes_are_those_of_the_formulas(case: str, num_ranks: int, compressed: bool) -> None:
+    options = dict(CASES[case])
+    model, many = whole_model(hot=options.pop("hot", False)), batches(num_ranks)
+    outcomes = on_ranks(model, many, compressed=compressed, **options)
+    # two blocks are held at a time and the model has two: freed weights are restored once per micro-batch
+    for rank, outcome in enumerate(outcomes):
+        calls, sent = dict.fromkeys(PHASES, 0), dict.fromkeys(PHASES, 0)
+        for name, plan in outcome.plans.items():
+            traffic = exchange_traffic(plan, outcome.shapes[name], rank, compressed=compressed)
+            for phase, (more_calls, more_bytes) in traffic.items():
+                calls[phase] += more_calls
+                sent[phase] += more_bytes
+        counted = {phase: Entry(phase, "expert", "all_to_all") for phase in PHASES}
+        assert {phase: outcome.calls.get(counted[phase], 0) for phase in PHASES} == calls
+        assert {phase: outcome.sent_bytes.get(counted[phase], 0) for phase in PHASES} == sent
+        assert outcome.calls[Entry("other", "expert", "all_gather")] == 1
+        assert outcome.sent_bytes[Entry("other", "expert", "all_gather")] == (num_ranks - 1) * 2 * 94 * 8
