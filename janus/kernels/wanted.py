@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
-_parameters_wanted: ContextVar[bool] = ContextVar("parameters_wanted", default=True)
+from janus.kernels.ambient import Ambient
+
+_parameters_wanted = Ambient(True)
 
 
 @contextmanager
 def without_parameter_gradients() -> Iterator[None]:
     """Inside, a backward is for inputs only (the force pass): operators leave out gradients of parameters."""
-    token = _parameters_wanted.set(False)
-    try:
+    with _parameters_wanted.holds(False):
         yield
-    finally:
-        _parameters_wanted.reset(token)
 
 
 def parameter_gradients_wanted() -> bool:

@@ -13,22 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from janus.kernels.ambient import Ambient
+
 BACKWARD = "backward"
-_phase: ContextVar[str] = ContextVar("phase", default="other")
+_phase = Ambient("other")
 _MADE_IN = {"FE": "BE", "FF": "BF"}
 
 
 @contextmanager
 def in_phase(name: str) -> Iterator[None]:
     """Inside, collectives are counted under this phase; BACKWARD: under BF or BE, by where their node was made."""
-    token = _phase.set(name)
-    try:
+    with _phase.holds(name):
         yield
-    finally:
-        _phase.reset(token)
 
 
 def current_phase() -> str:
