@@ -6,6 +6,7 @@ One process holds one piece per parameter, which is all of it. It does not own h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -38,3 +39,20 @@ class Piece:
     def is_matrix(self) -> bool:
         """Decayed by AdamW; vectors (biases, norms) are not."""
         return len(self.shape) > 1
+
+
+def leaves(pieces: Mapping[str, Piece]) -> dict[str, nn.Parameter]:
+    """What the optimizer and the average work on, by the parameter's name."""
+    return {name: piece.parameter for name, piece in pieces.items()}
+
+
+def whole_pieces(parameters: Mapping[str, nn.Parameter], alone: Axis, copies: Axis) -> dict[str, Piece]:
+    """Pieces that are whole parameters, equal on all ranks of ``copies``. alone: this rank's axis of size 1."""
+    assert alone.size == 1, alone.size
+    return {
+        name: Piece(
+            name=name, shape=tuple(parameter.shape), parameter=parameter, chunks=((0, parameter.numel()),),
+            owners=alone, copies=copies,
+        )
+        for name, parameter in parameters.items()
+    }  # fmt: skip

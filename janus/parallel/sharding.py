@@ -170,6 +170,10 @@ class ShardedUnit:
             start = starts[piece.name] + piece.chunks[0][0] - begin
             piece.parameter.grad = summed[start : start + piece.parameter.numel()]
 
+    def fill_gradient(self) -> None:
+        """A gradient of zero, where none has come."""
+        self.add_gradient(torch.zeros_like(self._flat))
+
     def gradient(self) -> Tensor | None:
         """The buffer of which the pieces' ``grad`` are views; None before a gradient has come since they were cleared.
 

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Averages of named parameters; decay starts low and rises: min(decay, (1 + step) / (10 + step))."""
+    """Averages of named parameters; decay starts low and rises: min(decay, (1 + step) / (10 + step)).
+
+    A rank that keeps pieces averages those (``janus.parallel.pieces.leaves``); averages are made outside of steps, so
+    whatever is gathered afterwards holds the values that are in place then.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters, self._decay = dict(parameters), decay

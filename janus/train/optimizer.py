@@ -1,13 +1,22 @@
-"""AdamW, its learning-rate schedule and gradient clipping. It owns no parameters and no gradients' sum over ranks."""
+"""AdamW, its learning-rate schedule and gradient clipping, on parameters or on the pieces that a rank keeps of them.
+
+Without clipping each stage of gradients is updated as soon as its sum over ranks has arrived (``step_stage``); clipping
+needs the norm of all of them first. It owns no parameters and no gradients' sum over ranks.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from janus.parallel.axis import Axis
+from janus.parallel.pieces import Piece
 from janus.train.config import OptimizerConfig, ScheduleConfig
+
+NORM_MARGIN = 1e-6  # torch's clip_grad_norm_ divides by norm + 1e-6
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -15,19 +24,42 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def build_optimizer(parameters: dict[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101); vectors (biases, norms) are not decayed, matrices are."""
-    matrices = [parameter for parameter in parameters.values() if parameter.dim() > 1]
-    vectors = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter] | Mapping[str, Piece],
+    config: OptimizerConfig,
+    stages: Sequence[Sequence[str]] | None = None,
+) -> torch.optim.AdamW:
+    """AdamW (arXiv 1711.05101); vectors (biases, norms) are not decayed, matrices are.
+
+    A piece is a matrix if the parameter that it is part of is one. stages: names that ``step_stage`` updates together
+    (``GradientSums.stages``); None: all in one.
+    """
+    groups = []
+    for stage, names in enumerate([list(parameters)] if stages is None else stages):
+        for decay, is_matrix in ((config.weight_decay, True), (0.0, False)):
+            chosen = [_leaf(parameters[name]) for name in names if _is_matrix(parameters[name]) == is_matrix]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "stage": stage})
     beta1, beta2 = config.betas
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate, betas=(beta1, beta2), eps=config.epsilon,
-    )  # fmt: skip
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, beta2), eps=config.epsilon)
+
+
+def _leaf(parameter: nn.Parameter | Piece) -> nn.Parameter:
+    return parameter.parameter if isinstance(parameter, Piece) else parameter
+
+
+def _is_matrix(parameter: nn.Parameter | Piece) -> bool:
+    return parameter.is_matrix if isinstance(parameter, Piece) else parameter.dim() > 1
+
+
+def step_stage(optimizer: torch.optim.Optimizer, stage: int) -> None:
+    """Update one stage's parameters: their gradients are complete while later ones are still being summed."""
+    groups = optimizer.param_groups
+    optimizer.param_groups = [group for group in groups if group["stage"] == stage]
+    try:
+        optimizer.step()
+    finally:
+        optimizer.param_groups = groups
 
 
 def learning_rate(step: int, num_steps: int, peak: float, schedule: ScheduleConfig) -> float:
@@ -52,6 +84,30 @@ def clip_gradients(parameters: list[nn.Parameter], clip_norm: float | None) -> f
     """Scale gradients so that their global norm is at most clip_norm; returns the norm before. None: only measure."""
     limit = clip_norm if clip_norm is not None else math.inf
     return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+
+def gradient_norm(pieces: Mapping[str, Piece], world: Axis) -> float:
+    """Norm of the whole model's gradient, the same on all ranks; all of them call it, when every sum is complete.
+
+    Accumulated in float64, each element once: a piece that c ranks hold counts 1/c on each. One all-reduce of 8 bytes
+    over all ranks, phase "sync".
+    """
+    with_gradient = [piece for piece in pieces.values() if piece.parameter.grad is not None]
+    norms = torch._foreach_norm([piece.parameter.grad for piece in with_gradient], 2, dtype=torch.float64)
+    device = next(iter(pieces.values())).parameter.device if pieces else None
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for piece, norm in zip(with_gradient, norms, strict=True):
+        total += norm.square() / piece.copies.size
+    world.all_reduce(total, phase="sync").wait()
+    return math.sqrt(float(total))
+
+
+@torch.no_grad()
+def clip_to_norm(pieces: Mapping[str, Piece], norm: float, clip_norm: float) -> None:
+    """Scale all gradients, of the global norm ``norm``, so that it is at most ``clip_norm``."""
+    factor = min(1.0, clip_norm / (norm + NORM_MARGIN))
+    gradients = [piece.parameter.grad for piece in pieces.values() if piece.parameter.grad is not None]
+    torch._foreach_mul_(gradients, factor)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
