@@ -92,6 +92,12 @@ class Checkpoint:
         whole = self.tensors.get(WHOLE, {})
         return chosen | {name[len(BUFFER) :]: value for name, value in whole.items() if name.startswith(BUFFER)}
 
+    def names(self, part: str) -> set[str]:
+        """Names of a part's tensors, none of which is read; empty where there is no such part."""
+        if isinstance(self.tensors, StoredTensors):
+            return {name.partition("/")[2] for name in self.tensors.index if name.partition("/")[0] == part}
+        return set(self.tensors.get(part, ()))
+
     def fill(self, pieces: Mapping[str, Piece], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Copy into each tensor of ``parts`` (as in ``save_checkpoint``) its ranges, whatever layout wrote them.
 

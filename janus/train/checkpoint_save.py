@@ -115,8 +115,9 @@ def save_checkpoint(
     """Begin to save a checkpoint; all ranks call it. A save into the same folder that is still under way is waited for.
 
     parts: for instance {"weights": {NAME: tensor}, "exp_avg": {...}}: each tensor holds, in order, the elements of
-    pieces[NAME].chunks of the flattened whole; the first rank of pieces[NAME].copies writes them. whole: tensors equal
-    on all ranks, which rank 0 writes; those named "buffer/NAME" belong to the model. facts: plain JSON values.
+    pieces[NAME].chunks of the flattened whole; the first rank of pieces[NAME].copies writes them. A name that one rank
+    gives, all that hold some of it give. whole: tensors equal on all ranks, which rank 0 writes; those named
+    "buffer/NAME" belong to the model. facts: plain JSON values.
     All tensors may change as soon as this returns. background False: returns when the checkpoint is there.
     keep: checkpoints kept afterwards, beside the best (None: all). best: ``best`` is to name this one.
     Raises RunFailedError on all ranks for this save or the one before.
@@ -127,7 +128,7 @@ def save_checkpoint(
     target = checkpoints / folder_name(step)
     mine = _parts_to_write(pieces, parts, whole if communicator.rank == 0 else {})
     problem = _prepare_folder(target) if communicator.rank == 0 else None
-    raise_together(problem, step, checkpoints, communicator)
+    raise_together(problem, step, checkpoints, communicator)  # also: nobody writes before the folder is there
     writers = [rank for rank, writes in enumerate(communicator.gather_objects(bool(mine))) if writes]
     description = {
         "schema": SCHEMA, "step": step, "config": to_mapping(config), "facts": dict(facts),
@@ -158,7 +159,7 @@ def _parts_to_write(
     for part, tensors in parts.items():
         assert part != WHOLE, part
         assert "/" not in part, part
-        assert tensors.keys() == pieces.keys(), (part, tensors.keys() ^ pieces.keys())
+        assert tensors.keys() <= pieces.keys(), (part, tensors.keys() - pieces.keys())
         for name, tensor in tensors.items():
             piece = pieces[name]
             if piece.copies.index == 0:
