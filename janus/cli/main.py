@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": "pick a parallel layout before launch",
     "train": "train a potential, alone or on many ranks",
     "evaluate": "errors of a checkpoint on labelled structures",
+    "export": "write a trained potential as one file",
     "study": "run weak and strong scaling studies",
     "report": "one self-contained HTML page from a study",
 }
