@@ -1,7 +1,7 @@
 """MatRIS-MoE (arXiv 2604.15821): multi-head attention between two mixtures of experts, on the same invariant graphs.
 
 The paper names the parts; how they are joined, and every width, is this project's choice (docs/model.md).
-Edges belong to their centre's rank in a partitioned batch: a block needs one thing of other ranks, its ghosts' messages.
+In a partitioned batch edges are where their centre is: a block needs one thing of other ranks, its ghosts' parts.
 Legend: N atoms, E directed edges, U pairs, B bonds, A angles, H heads, d width, a angle width, N' atoms and ghosts.
 """
 

@@ -10,8 +10,8 @@ number of them in one all-to-all over the graph axis:
     bonded_pairs   rows [P,W] -> [P,W], the same for bonded pairs
 
 Messages of one micro-batch, per rank, with S rows of owned atoms sent as ghosts (once per receiver), H ghosts, V shared
-pairs, Q shared bonded pairs, C = width, b bytes per number; "sync" = one all-reduce of [G,10] float64 (energies and
-derivatives by the strain). B blocks:
+pairs, Q shared bonded pairs, C = width, B blocks, b bytes per number (all-to-all unless said otherwise; the all-reduce
+is one of [G,10] float64, energies and derivatives by the strain):
 
     all models     FE   1 call       3 S b             positions of ghosts
     MatRIS         FE   4 B - 1      per block: (4 Q + S) C b, (2 H + V) C b, (Q + S) C b, V C b (not in the last)
@@ -20,6 +20,10 @@ derivatives by the strain). B blocks:
     MatRIS-MoE     FE   B            S C b per block
                    FF   B - 1 of H C b (the first block's atoms do not depend on positions), positions, all-reduce
                    BF   B - 1 of S C b, positions, all-reduce;  BE  B of H C b, positions
+
+With recomputation, let F and A be the blocks' messages of FE and BE: FF sends F, then A; the loss's backward sends each
+three times, but for one V C b of every block but the last (MatRIS) and one S C b (MatRIS-MoE). The ledger counts these
+under "backward", because they are made and differentiated there; positions and all-reduces stay as they are.
 
 The compat models, whose softmax needs a maximum over a segment, are not divided. It does not own which rank has which
 atom (``partition.py``) nor the cutting of batches (``local_graph.py``).
@@ -47,19 +51,19 @@ Part = tuple[Movement, Tensor]
 
 @dataclass(frozen=True)
 class UnderWay:
-    """An exchange that has begun: its parts, and what arrives, flat."""
+    """An exchange that has begun: its parts, and the column of numbers that arrives."""
 
     parts: tuple[Part, ...]
-    arriving: Tensor
+    arriving: collectives.Started
 
 
 @dataclass(frozen=True, kw_only=True)
 class Halo:
     """Who sends which rows to whom, seen from one rank of a graph group. Rows are grouped by rank, in rank order.
 
-    owned [N]: the owned atoms' places in the whole batch; boundary [S]: owned atoms to send, boundary_counts [n] to each
-    rank; ghost_counts [n]: ghosts from each rank; shared_pairs [V] and shared_bonded_pairs [Q]: local pairs, with
-    pair_counts, bonded_pair_counts [n]; both sharers have them in the same order.
+    owned [N]: the owned atoms' places in the whole batch; boundary [S]: owned atoms to send, boundary_counts [n] of
+    them to each rank; ghost_counts [n]: ghosts from each rank; shared_pairs [V] and shared_bonded_pairs [Q]: local
+    pairs, with pair_counts, bonded_pair_counts [n]; both sharers have them in the same order.
     """
 
     axis: Axis
@@ -94,16 +98,19 @@ class Halo:
         sent_counts = [self._counts(movement)[0] for movement, _ in parts]
         received_counts = [self._counts(movement)[1] for movement, _ in parts]
         widths = [rows.shape[1] for _, rows in parts]
-        sent = [self._sent(movement, rows).flatten() for movement, rows in parts]
-        flat = _by_rank_first(sent, sent_counts, widths)
-        arriving = collectives.all_to_all(flat, self.axis, _sums(received_counts, widths), _sums(sent_counts, widths))
+        sent = [_column(self._sent(movement, rows)) for movement, rows in parts]
+        column = _by_rank_first(sent, sent_counts, widths)
+        arriving = collectives.start_all_to_all(
+            column, self.axis, _sums(received_counts, widths), _sums(sent_counts, widths)
+        )
         return UnderWay(parts, arriving)
 
     def finish(self, under_way: UnderWay) -> list[Tensor]:
         """Wait for an exchange; the results in the order of its parts."""
         parts = under_way.parts
         counts = [self._counts(movement)[1] for movement, _ in parts]
-        arrived = _by_part_first(under_way.arriving, counts, [rows.shape[1] for _, rows in parts])
+        column = collectives.finish(under_way.arriving)
+        arrived = _by_part_first(column, counts, [rows.shape[1] for _, rows in parts])
         return [self._merged(movement, rows, new) for (movement, rows), new in zip(parts, arrived, strict=True)]
 
     def sum_over_group(self, tensor: Tensor) -> Tensor:
@@ -142,18 +149,23 @@ def _sums(counts: Sequence[Sequence[int]], widths: Sequence[int]) -> list[int]:
     return [sum(c * w for c, w in zip(column, widths, strict=True)) for column in zip(*counts, strict=True)]
 
 
-def _by_rank_first(flats: Sequence[Tensor], counts: Sequence[Sequence[int]], widths: Sequence[int]) -> Tensor:
-    """Flat parts, each grouped by rank -> one flat tensor grouped by rank, and by part inside."""
-    if len(flats) == 1:
-        return flats[0]
-    pieces = [flat.split([c * w for c in each]) for flat, each, w in zip(flats, counts, widths, strict=True)]
+def _column(rows: Tensor) -> Tensor:
+    """rows [R,W] -> [R W, 1]. Not [R W]: the derivative of joining empty vectors is cut off in torch, of rows not."""
+    return rows.reshape(-1, 1)
+
+
+def _by_rank_first(columns: Sequence[Tensor], counts: Sequence[Sequence[int]], widths: Sequence[int]) -> Tensor:
+    """Parts as columns, each grouped by rank -> one column grouped by rank, and by part inside."""
+    if len(columns) == 1:
+        return columns[0]
+    pieces = [column.split([c * w for c in each]) for column, each, w in zip(columns, counts, widths, strict=True)]
     return torch.cat(list(itertools.chain.from_iterable(zip(*pieces, strict=True))))
 
 
-def _by_part_first(flat: Tensor, counts: Sequence[Sequence[int]], widths: Sequence[int]) -> list[Tensor]:
+def _by_part_first(column: Tensor, counts: Sequence[Sequence[int]], widths: Sequence[int]) -> list[Tensor]:
     """The inverse of ``_by_rank_first``, with rows [*,W] restored."""
     if len(counts) == 1:
-        return [flat.view(-1, widths[0])]
-    sizes = [c * w for column in zip(*counts, strict=True) for c, w in zip(column, widths, strict=True)]
-    pieces = flat.split(sizes)
+        return [column.view(-1, widths[0])]
+    sizes = [c * w for each in zip(*counts, strict=True) for c, w in zip(each, widths, strict=True)]
+    pieces = column.split(sizes)
     return [torch.cat(pieces[part :: len(widths)]).view(-1, width) for part, width in enumerate(widths)]
