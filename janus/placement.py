@@ -211,6 +211,19 @@ def exchange_traffic(
     return traffic
 
 
+def restoring_phases(block: int, num_blocks: int, keep: int | None = 2) -> tuple[str, ...]:
+    """Phases in which a block's freed weights are restored, when ``keep`` blocks are held at a time (None: all).
+
+    Blocks are met upwards in FE and BF, downwards in FF and BE; the last ``keep`` stay where the direction turns, but
+    for the turn to the next micro-batch, whose plan differs (``janus/parallel/gathered.py``).
+    """
+    if keep is None or keep >= num_blocks:
+        return ("FE",)
+    left_behind, ahead = block < num_blocks - keep, block >= keep
+    is_restored = {"FE": True, "FF": left_behind, "BF": ahead, "BE": left_behind}
+    return tuple(phase for phase, restored in is_restored.items() if restored)
+
+
 def place_experts(
     experts: np.ndarray,
     tokens: np.ndarray,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ase
 import ase.build
@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from janus.config import ModelConfig
 from janus.model.batch import GraphBatch
 from janus.model.build import build_model
 from janus.model.potential import evaluate_potential
@@ -19,12 +20,13 @@ from janus.parallel.experts import plan_experts, share_composition, spread_exper
 from janus.parallel.gathered import GatheredBuffers
 from janus.parallel.ledger import BACKWARD, Entry, in_phase
 from janus.parallel.pieces import Piece
-from janus.placement import ExpertPlan, ExpertShape, ReplicationRule, exchange_traffic
+from janus.placement import ExpertPlan, ExpertShape, ReplicationRule, exchange_traffic, restoring_phases
 from tests.model.conftest import MATRIS_MOE, batch_of, disturbed
 from tests.parallel.thread_ranks import ThreadWorld, run_on_threads
 
 TOLERANCE = 1e-10  # relative, per tensor; float64 round-off is 1e-13 here
 EAGER = ReplicationRule(flops_per_byte=0.01)  # moving weights costs next to nothing: replicate at once
+PHASES = ("FE", "FF", "BF", "BE")
 PLACES = {"message_update": "edges", "feature_update": "atoms"}
 
 
@@ -49,9 +51,9 @@ def batches(num_ranks: int, dtype: torch.dtype = torch.float64) -> list[GraphBat
     return [batch_of(MATRIS_MOE, *one, dtype=dtype) for one in chosen]
 
 
-def whole_model(*, hot: bool, dtype: torch.dtype = torch.float64) -> nn.Module:
+def whole_model(*, hot: bool, dtype: torch.dtype = torch.float64, config: ModelConfig = MATRIS_MOE) -> nn.Module:
     """hot: every element chooses the first two experts, so that the others get nothing at all."""
-    model = disturbed(build_model(MATRIS_MOE, seed=3, dtype=dtype))
+    model = disturbed(build_model(config, seed=3, dtype=dtype))
     if hot:
         for block in model.blocks:
             for part in PLACES:
@@ -71,6 +73,7 @@ class Outcome:
     shapes: dict[str, ExpertShape] = field(default_factory=dict)
     calls: dict[Entry, int] = field(default_factory=dict)
     sent_bytes: dict[Entry, int] = field(default_factory=dict)
+    peak_blocks: int = 0
 
 
 def evaluated(model: nn.Module, batch: GraphBatch, *, recompute: bool = False) -> list[Tensor]:
@@ -130,7 +133,8 @@ def on_ranks(
                 predictions = evaluated(mine, batch, recompute=recompute)
         gradients = {name: parameter.grad for name, parameter in mine.named_parameters()}
         shapes = {name: mine.get_submodule(name).exchange.shape for name in plans}
-        return Outcome(predictions, gradients, pieces, plans, shapes, world.ledger.calls, world.ledger.sent_bytes)
+        ledger, peak = world.ledger, buffers.peak_blocks if freed else 0
+        return Outcome(predictions, gradients, pieces, plans, shapes, ledger.calls, ledger.sent_bytes, peak)
 
     return run_on_threads(len(many), work)
 
@@ -188,7 +192,24 @@ def test_spread_experts_equal_one_process(case: str, num_ranks: int) -> None:
         assert any(plan.borrowed.any() for plan in outcomes[0].plans.values())
 
 
-PHASES = ("FE", "FF", "BF", "BE")
+@pytest.mark.parametrize("strategy", ["tokens", "weights"])
+def test_freed_weights_are_restored_as_often_as_predicted(strategy: str) -> None:
+    """Five blocks of which two are held, two micro-batches: calls, bytes, and what is alive at most."""
+    config, many = replace(MATRIS_MOE, num_blocks=5), batches(2)
+    model = whole_model(hot=True, config=config)
+    outcomes = on_ranks(model, many, strategy=strategy, rule=EAGER, freed=True, num_micro_batches=2)
+    for rank, outcome in enumerate(outcomes):
+        calls, sent = dict.fromkeys(PHASES, 0), dict.fromkeys(PHASES, 0)
+        for name, plan in outcome.plans.items():
+            restored_in = restoring_phases(int(name.split(".")[1]), 5)
+            traffic = exchange_traffic(plan, outcome.shapes[name], rank, restored_in=restored_in)
+            for phase, (more_calls, more_bytes) in traffic.items():
+                calls[phase] += 2 * more_calls
+                sent[phase] += 2 * more_bytes
+        counted = {phase: Entry(phase, "expert", "all_to_all") for phase in PHASES}
+        assert {phase: outcome.calls.get(counted[phase], 0) for phase in PHASES} == calls
+        assert {phase: outcome.sent_bytes.get(counted[phase], 0) for phase in PHASES} == sent
+        assert outcome.peak_blocks == 2
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
@@ -213,3 +234,56 @@ def test_calls_and_bytes_are_those_of_the_formulas(case: str, num_ranks: int, co
         assert {phase: outcome.sent_bytes.get(counted[phase], 0) for phase in PHASES} == sent
         assert outcome.calls[Entry("other", "expert", "all_gather")] == 1
         assert outcome.sent_bytes[Entry("other", "expert", "all_gather")] == (num_ranks - 1) * 2 * 94 * 8
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_compressed_rows_change_forces_little(num_ranks: int) -> None:
+    """float32 with token rows in 16 bits: forces, energies and gradients stay near those of one float64 process."""
+    model, many = whole_model(hot=False), batches(num_ranks)
+    predictions, gradients = in_one_process(model, many)
+    single = [batch.to("cpu", torch.float32) for batch in many]
+    worst = {}
+    for compressed in (False, True):
+        outcomes = on_ranks(copy.deepcopy(model).float(), single, strategy="tokens", compressed=compressed)
+        for index, what in enumerate(("energy", "forces", "stress")):
+            found = torch.cat([outcome.predictions[index].double().flatten() for outcome in outcomes])
+            wanted = torch.cat([prediction[index].flatten() for prediction in predictions])
+            worst[what, compressed] = error(found, wanted)
+        worst["gradients", compressed] = max(
+            error(assembled(outcomes, name, parameter.shape).double(), gradients[name])
+            for name, parameter in model.named_parameters()
+        )
+    for what in ("energy", "forces", "stress"):
+        assert worst[what, False] <= 1e-5
+        assert 1e-8 <= worst[what, True] <= 1e-3  # and the rows did travel in 16 bits
+    assert worst["gradients", True] <= 1e-2
+
+
+def test_one_rank_keeps_the_single_device_path() -> None:
+    model = whole_model(hot=False)
+    mixture = model.blocks[0].message_update.experts
+    inner = mixture.inner
+    pieces = spread_experts(mixture, LoneAxis("expert"), LoneAxis("copies"), prefix="x.", tokens="edges")
+    assert mixture.exchange is None
+    assert mixture.inner is inner
+    assert [(piece.name, piece.chunks) for piece in pieces] == [
+        ("x.inner", ((0, inner.numel()),)), ("x.outer", ((0, mixture.outer.numel()),)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["tokens", "weights"])
+def test_pieces_divide_the_parameters(strategy: str) -> None:
+    """Each number is on one rank, evenly to one expert or to one number of each."""
+    model = whole_model(hot=False)
+    outcomes = on_ranks(model, batches(4), strategy=strategy)
+    for name, parameter in model.named_parameters():
+        if name in outcomes[0].pieces:
+            owned = torch.zeros(parameter.numel(), dtype=torch.int64)
+            for outcome in outcomes:
+                piece, start = outcome.pieces[name], 0
+                for first, last in piece.chunks:
+                    owned[first:last] += 1
+                    values = piece.parameter.detach().flatten()[start : start + last - first]
+                    assert torch.equal(values, parameter.detach().flatten()[first:last])
+                    start += last - first
+            assert (owned == 1).all()
