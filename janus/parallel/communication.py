@@ -51,13 +51,18 @@ class Communicator:
         self.ledger, self.waiting = Ledger(), Waiting()
         self._mpi, self._timeout = place.mpi, timedelta(seconds=timeout_s)
 
-    def make_axis(self, name: str, groups: Sequence[Sequence[int]]) -> Axis:
-        """This rank's axis. groups: a partition of all ranks, each in the axis's order; all ranks call it alike."""
+    def make_axis(self, name: str, groups: Sequence[Sequence[int]], *, transport: str | None = None) -> Axis:
+        """This rank's axis. groups: a partition of all ranks, each in the axis's order; all ranks call it alike.
+
+        transport: None for the job's own; "gloo" is there too where MPI is (to compare the two).
+        """
+        transport = self.transport if transport is None else transport
+        assert transport in (self.transport, "gloo"), (transport, self.transport)
         members = sorted(rank for group in groups for rank in group)
         assert members == list(range(self.world_size)), f"axis {name}: {groups} divides no {self.world_size} ranks"
         number, ranks = next((number, list(group)) for number, group in enumerate(groups) if self.rank in group)
         index = ranks.index(self.rank)
-        if self.transport == "mpi":
+        if transport == "mpi":
             from janus.parallel.mpi_axis import MpiAxis
 
             with self.waiting.entering(f"make_axis {name}"):
