@@ -58,7 +58,7 @@ class GatheredBuffer:
         return self._tensor
 
     def free(self) -> None:
-        """Let go of the memory; a collective that still writes to it is waited for."""
+        """Let go of the memory, as when its content will differ; a collective that still writes to it is waited for."""
         self._pending.wait()
         self._tensor = None
 
@@ -101,9 +101,10 @@ class GatheredBuffers:
             self._arrive(buffer.block, current_phase() if phase is None else phase)
         return buffer.tensor()
 
-    def prefetch(self, block: int, phase: str) -> None:
-        """Begin to fetch a block before anything asks for it (the first one, at the start of a step)."""
-        self._start(block, phase)
+    def prefetch(self, buffer: GatheredBuffer, phase: str) -> None:
+        """Begin to fetch one buffer before anything asks for it (of the first block, at the start of a step)."""
+        if not buffer.is_live:
+            self._watch(buffer.start(phase), buffer)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -141,8 +142,7 @@ class GatheredBuffers:
 
     def _start(self, block: int, phase: str) -> None:
         for buffer in self._blocks[block]:
-            if not buffer.is_live:
-                self._watch(buffer.start(phase), buffer)
+            self.prefetch(buffer, phase)
 
     def _free(self, block: int) -> None:
         for buffer in self._blocks[block]:

@@ -44,15 +44,3 @@ class Piece:
 def leaves(pieces: Mapping[str, Piece]) -> dict[str, nn.Parameter]:
     """What the optimizer and the average work on, by the parameter's name."""
     return {name: piece.parameter for name, piece in pieces.items()}
-
-
-def whole_pieces(parameters: Mapping[str, nn.Parameter], alone: Axis, copies: Axis) -> dict[str, Piece]:
-    """Pieces that are whole parameters, equal on all ranks of ``copies``. alone: this rank's axis of size 1."""
-    assert alone.size == 1, alone.size
-    return {
-        name: Piece(
-            name=name, shape=tuple(parameter.shape), parameter=parameter, chunks=((0, parameter.numel()),),
-            owners=alone, copies=copies,
-        )
-        for name, parameter in parameters.items()
-    }  # fmt: skip

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from janus.kernels import pool
 from janus.model.recompute import recomputed_with
 from janus.parallel.axis import Axis, Pending
-from janus.parallel.gathered import GatheredBuffers
+from janus.parallel.gathered import GatheredBuffer, GatheredBuffers
 from janus.parallel.ledger import backward_phase, remember_phase
 from janus.parallel.pieces import Piece
 
@@ -242,7 +242,7 @@ class ShardedParameters:
         self.buffers = buffers if buffers is not None else GatheredBuffers()
         self.units: list[ShardedUnit] = []
         self.on_reduced: Callable[[ShardedUnit, str], None] | None = None
-        self._block_units: dict[nn.Module, tuple[ShardedUnit, Callable[[], Tensor]]] = {}
+        self._block_units: dict[nn.Module, tuple[ShardedUnit, GatheredBuffer]] = {}
         self._root: ShardedUnit | None = None
         self._root_whole: tuple[Tensor, Pending] | None = None
         self._reduction: _Reduction | None = None
@@ -264,8 +264,7 @@ class ShardedParameters:
         if not places:
             return
         unit = ShardedUnit(index, places, self.shard, self.copies)
-        buffer = self.buffers.add(index, unit.restore)
-        self._block_units[block] = unit, partial(self.buffers.use, buffer)
+        self._block_units[block] = unit, self.buffers.add(index, unit.restore)
         self.units.append(unit)
 
     def add_root(self, model: nn.Module, *, exclude: Collection[str] = ()) -> None:
@@ -289,7 +288,7 @@ class ShardedParameters:
         with self.buffers.hooks(), torch.autograd.set_multithreading_enabled(False):
             self._start_root()
             if training and self._block_units:
-                self.buffers.prefetch(min(unit.block for unit, _ in self._block_units.values()), "FE")
+                self.buffers.prefetch(min((buffer for _, buffer in self._block_units.values()), key=_block), "FE")
             yield
         self.settle()
         self.invalidate()
@@ -327,10 +326,9 @@ class ShardedParameters:
         return recomputed_with([*held, *anchors], run, *tensors, remember=remember_phase)
 
     def _run_gathered(
-        self, unit: ShardedUnit, whole: Callable[[], Tensor], function: Callable[..., tuple[Tensor, ...]],
-        *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        unit.present(whole(), self)
+        self, unit: ShardedUnit, buffer: GatheredBuffer, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        unit.present(self.buffers.use(buffer), self)
         try:
             return function(*tensors)
         finally:
@@ -366,6 +364,10 @@ class ShardedParameters:
         reduction.unit.add_gradient(reduction.summed)
         if self.on_reduced is not None:
             self.on_reduced(reduction.unit, reduction.phase)
+
+
+def _block(buffer: GatheredBuffer) -> int:
+    return buffer.block
 
 
 def _places(module: nn.Module, prefix: str, exclude: Collection[str]) -> dict[str, list[tuple[nn.Module, str]]]:
