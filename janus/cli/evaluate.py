@@ -61,9 +61,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _evaluate(options: argparse.Namespace, communicator: Communicator) -> dict[str, Any]:
+    from functools import partial
+
     import numpy as np
     import torch
 
+    from janus.layout import Layout
+    from janus.model.potential import evaluate_potential
     from janus.train.dataset import open_on_all_ranks
     from janus.train.evaluate import evaluate_structures
     from janus.train.inference import build_from_checkpoint, open_checkpoint
@@ -87,8 +91,9 @@ def _evaluate(options: argparse.Namespace, communicator: Communicator) -> dict[s
     indices = np.arange(len(store)).tolist()
     with ProgressLine("evaluating", len(indices), visible=communicator.rank == 0) as progress:
         totals = evaluate_structures(
-            model, store, indices, loader, communicator, max_work=options.max_work, progress=progress
-        )
+            partial(evaluate_potential, model, create_graph=False), store, indices, loader, communicator,
+            Layout(replicas=communicator.world_size), max_work=options.max_work, progress=progress,
+        )  # fmt: skip
     averaged = "average" in checkpoint.tensors and not options.raw_weights
     return {
         "schema": "janus.evaluation/1",

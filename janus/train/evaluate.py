@@ -6,21 +6,24 @@ It does not own which weights are used (``ema.py``, ``checkpoint.py``). Legend: 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from ase.data import chemical_symbols
-from torch import Tensor, nn
+from torch import Tensor
 
 from janus.data.store import StructureStore
-from janus.model.potential import evaluate_potential
+from janus.layout import Layout
+from janus.model.batch import GraphBatch
+from janus.model.potential import Prediction
 from janus.parallel.communication import Communicator
-from janus.train.loader import BatchLoader, MicroBatch
+from janus.train.loader import NUM_ATOMIC_NUMBERS, BatchLoader
 from janus.train.loss import Errors, Labels, errors_of
 from janus.train.progress import ProgressLine
-from janus.train.sampler import share_out
+from janus.train.sampler import share_in_lockstep
 
-NUM_ATOMIC_NUMBERS = 95
+Predict = Callable[[GraphBatch], Prediction]
 UNITS = {"energy": "eV/atom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
 
 
@@ -35,8 +38,10 @@ class ErrorTotals:
             name: torch.zeros(NUM_ATOMIC_NUMBERS, 3, dtype=torch.float64) for name in ("energy", "forces")
         }
 
-    def add(self, errors: Errors, labels: Labels, numbers: Tensor, structure_of_atom: Tensor) -> None:
-        """Add a micro-batch: its errors and labels, atomic numbers [N] and the structure of each atom [N]."""
+    def add(self, errors: Errors, labels: Labels, numbers: Tensor, contains: Tensor) -> None:
+        """Add a micro-batch, or a part of one: its errors and labels, atomic numbers of the atoms here [N], and which
+        elements each whole structure contains [95,G].
+        """
         atom_rows = _rows(errors.forces, labels.has_forces[:, None].expand_as(errors.forces)).sum(1)
         structure_rows = _rows(errors.energy, labels.has_energy)
         stress_rows = _rows(errors.stress, labels.has_stress[:, None, None].expand_as(errors.stress))
@@ -44,9 +49,7 @@ class ErrorTotals:
         self.total["forces"] += atom_rows.sum(0)
         self.total["stress"] += stress_rows.sum((0, 1, 2))
         self.by_element["forces"].index_add_(0, numbers, atom_rows)
-        contains = torch.zeros(NUM_ATOMIC_NUMBERS, len(errors.energy), dtype=torch.float64)
-        contains[numbers, structure_of_atom] = 1.0
-        self.by_element["energy"] += contains @ structure_rows
+        self.by_element["energy"] += contains.double() @ structure_rows
 
     def sum_over_ranks(self, communicator: Communicator) -> None:
         """Make the sums those of all ranks. All ranks call it."""
@@ -83,30 +86,25 @@ def _statistics(sums: Tensor) -> dict[str, Any]:
     return {"mae": absolute / count, "rmse": math.sqrt(squared / count), "count": int(count)}
 
 
-def add_micro_batch(totals: ErrorTotals, model: nn.Module, micro_batch: MicroBatch) -> None:
-    """Evaluate one micro-batch and add its errors."""
-    prediction = evaluate_potential(model, micro_batch.batch, create_graph=False)
-    errors = errors_of(prediction, micro_batch.labels)
-    on_cpu = micro_batch.labels.to(torch.device("cpu"))
-    totals.add(errors, on_cpu, micro_batch.batch.numbers.cpu(), micro_batch.batch.structure_of_atom.cpu())
-
-
 def evaluate_structures(
-    model: nn.Module,
+    predict: Predict,
     store: StructureStore,
     indices: list[int],
     loader: BatchLoader,
     communicator: Communicator,
+    layout: Layout,
     *,
     max_work: int | None,
     progress: ProgressLine | None = None,
 ) -> ErrorTotals:
-    """Errors over some structures of a store, shared out over the ranks. All ranks call it and get the same sums."""
+    """Errors over some structures of a store, shared out over the layout. All ranks call it and get the same sums."""
     totals = ErrorTotals()
-    shares = share_out(store.work, indices, communicator.world_size, max_work)[communicator.rank]
     done = 0
-    for chosen in shares:
-        add_micro_batch(totals, model, loader.load_micro_batch(chosen).to(loader.device))
+    for chosen in share_in_lockstep(store.work, indices, layout, communicator.rank, max_work):
+        micro_batch = loader.load_micro_batch(chosen)
+        on_device = micro_batch.to(loader.device)
+        errors = errors_of(predict(on_device.batch), on_device.labels)
+        totals.add(errors, micro_batch.labels, micro_batch.batch.numbers, micro_batch.contains)
         done += len(chosen)
         if progress is not None:
             progress.advance(done)

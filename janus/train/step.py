@@ -81,7 +81,7 @@ def count_micro_batches(micro_batches: list[MicroBatch]) -> dict[str, int]:
     """What this rank worked on in one step."""
     batches = [micro_batch.batch for micro_batch in micro_batches]
     return {
-        "structures": sum(batch.num_structures for batch in batches),
+        "structures": sum(micro_batch.num_counted_structures for micro_batch in micro_batches),
         "atoms": sum(batch.num_atoms for batch in batches),
         "edges": sum(batch.num_edges for batch in batches),
         "bonds": sum(batch.num_bonds for batch in batches),
