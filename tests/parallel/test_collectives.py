@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from janus.parallel import collectives
-from janus.parallel.axis import LoneAxis
+from janus.parallel.axis import LoneAxis, Pending, Reduction
 from janus.parallel.ledger import BACKWARD, in_phase
 from tests.parallel.collective_cases import ORDERS, ROWS, cases, measure
-from tests.parallel.thread_ranks import AbandonedError, ThreadWorld, run_on_threads
+from tests.parallel.thread_ranks import AbandonedError, ThreadAxis, ThreadWorld, run_on_threads
 
 CASES = {case.name: index for index, case in enumerate(cases(2))}
 
@@ -145,3 +148,61 @@ def test_ranks_that_disagree_are_told() -> None:
 
     with pytest.raises(AssertionError, match="index 0 sends 2 rows to index 1, which expects 1"):
         run_on_threads(2, work, timeout_s=5)
+
+
+class Compute(Function):
+    """The identity, which notes that it ran, in every order of derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, events: list[str]) -> Tensor:
+        ctx.events = events
+        events.append("compute")
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
+        return Compute.apply(cotangent, ctx.events), None
+
+
+class NotedAxis(ThreadAxis):
+    """Notes when a collective starts and when it is waited for."""
+
+    events: list[str]
+
+    def _all_reduce(self, tensor: Tensor, reduction: Reduction) -> Pending:
+        self.events.append("start")
+        pending = super()._all_reduce(tensor, reduction)
+
+        def wait() -> None:
+            pending.wait()
+            self.events.append("wait")
+
+        return Pending(wait)
+
+
+def test_compute_between_start_and_finish_runs_meanwhile_in_all_phases() -> None:
+    def work(world: ThreadWorld) -> list[list[str]]:
+        axis = world.axis("graph")
+        axis.__class__, axis.events = NotedAxis, []
+        x = torch.linspace(0.1, 1, 6, dtype=torch.float64, requires_grad=True)
+        phases = []
+
+        def next_phase() -> None:
+            phases.append(list(axis.events))
+            axis.events.clear()
+
+        started = collectives.start_all_reduce(torch.sin(x), axis)
+        side = Compute.apply(torch.cos(x), axis.events)
+        energy = (collectives.finish(started).pow(2) * side).sum()
+        next_phase()
+        (force,) = torch.autograd.grad(energy, x, create_graph=True)
+        next_phase()
+        force.pow(2).sum().backward()
+        next_phase()
+        return phases
+
+    once = ["start", "compute", "wait"]
+    for forward, force_pass, double_backward in run_on_threads(2, work):
+        assert forward == once
+        assert force_pass == once
+        assert double_backward == once * 2
