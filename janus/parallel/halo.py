@@ -21,9 +21,9 @@ is one of [G,10] float64, energies and derivatives by the strain):
                    FF   B - 1 of H C b (the first block's atoms do not depend on positions), positions, all-reduce
                    BF   B - 1 of S C b, positions, all-reduce;  BE  B of H C b, positions
 
-With recomputation, let F and A be the blocks' messages of FE and BE: FF sends F, then A; the loss's backward sends each
-three times, but for one V C b of every block but the last (MatRIS) and one S C b (MatRIS-MoE). The ledger counts these
-under "backward", because they are made and differentiated there; positions and all-reduces stay as they are.
+With recomputation, let F and A be the blocks' messages of FE and BE: FF sends F and A; BF sends each twice, but for one
+V C b of every block but the last (MatRIS) and one S C b (MatRIS-MoE); BE sends F and A. Positions and all-reduces stay
+as they are. (Counted so where blocks are run by ``sharding.py``; plain ``recomputed`` does not know its phase.)
 
 The compat models, whose softmax needs a maximum over a segment, are not divided. It does not own which rank has which
 atom (``partition.py``) nor the cutting of batches (``local_graph.py``).

@@ -1,8 +1,8 @@
 """Which rank of a graph group owns each atom of a micro-batch: equal work, short boundaries.
 
 Atoms are cut by recursive bisection: structures lie one after another, and a structure through which a cut passes is
-halved by planes across its longest side. It does not own what follows from a division (``halo.py``). No torch; every
-rank computes the same division from the same batch.
+halved by planes across the side that makes the smallest faces. It does not own what follows from a division
+(``local_graph.py``). No torch; every rank computes the same division from the same batch.
 
 Legend: N atoms, G structures.
 """
@@ -13,6 +13,9 @@ import numpy as np
 
 # positions are rounded before they are compared, so that a plane of equivalent atoms is one plane on every host
 _DECIMALS = 6
+# Across a periodic direction the first cut opens two faces, each later one opens one. By area alone this were 1/2; a
+# little more prefers blocks to slabs of equal area, which on crystals of 150 to 1700 atoms had the fewest shared pairs.
+_WORTH_OF_PERIODIC_EXTENT = 0.6
 
 
 def work_of_atoms(edges_of_atom: np.ndarray, bonds_of_atom: np.ndarray) -> np.ndarray:
@@ -47,7 +50,8 @@ def divide_atoms(
             division.part[atoms] = first
         else:
             places = _places(positions[atoms], cell[structure], bool(periodic[structure]))
-            division.cut(np.arange(atoms.start, atoms.stop), places, int(before[structure]), first, last)
+            worth = np.full(3, _WORTH_OF_PERIODIC_EXTENT if periodic[structure] else 1.0)
+            division.cut(np.arange(atoms.start, atoms.stop), places, worth, int(before[structure]), first, last)
     return division.part
 
 
@@ -65,20 +69,25 @@ class _Division:
         last = -(-end * self.num_parts // max(self.total, 1)) - 1
         return int(min(first, self.num_parts - 1)), int(min(max(first, last), self.num_parts - 1))
 
-    def cut(self, atoms: np.ndarray, places: np.ndarray, start: int, first: int, last: int) -> None:
-        """Give ``atoms`` at ``places``, before which lies the work ``start``, to the parts first..last."""
+    def cut(self, atoms: np.ndarray, places: np.ndarray, worth: np.ndarray, start: int, first: int, last: int) -> None:
+        """Give ``atoms`` at ``places``, before which lies the work ``start``, to the parts first..last.
+
+        The longest side is cut across, each side times its ``worth`` [3].
+        """
         if first == last or not len(atoms):
             self.part[atoms] = first
             return
         middle = (first + last + 1) // 2
         extent = places.max(axis=0) - places.min(axis=0)
-        order = np.argsort(places[:, int(np.argmax(extent))], kind="stable")
+        side = int(np.argmax(extent * worth))
+        order = np.argsort(places[:, side], kind="stable")
         before = start + np.concatenate(([0], np.cumsum(self.work[atoms[order]])))
         # integers: the work before the cut times n is nearest to j times the total
         nearest = int(np.argmin(np.abs(before * self.num_parts - middle * self.total)))
         left, right = order[:nearest], order[nearest:]
-        self.cut(atoms[left], places[left], start, first, middle - 1)
-        self.cut(atoms[right], places[right], int(before[nearest]), middle, last)
+        worth = np.where(np.arange(3) == side, 1.0, worth)
+        self.cut(atoms[left], places[left], worth, start, first, middle - 1)
+        self.cut(atoms[right], places[right], worth, int(before[nearest]), middle, last)
 
 
 def _places(positions: np.ndarray, cell: np.ndarray, periodic: bool) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ase
@@ -16,7 +17,8 @@ from janus.errors import UserError
 from janus.model.batch import GraphBatch
 from janus.model.build import build_model
 from janus.model.potential import evaluate_potential
-from janus.parallel.ledger import BACKWARD, in_phase
+from janus.model.recompute import recomputed_with
+from janus.parallel.ledger import BACKWARD, in_phase, remember_phase
 from janus.parallel.local_graph import labels_of_part, partition
 from janus.train.config import LossConfig
 from janus.train.loss import Denominators, Labels, batch_loss, denominators_of_labels
@@ -87,10 +89,15 @@ class Outcome:
     part: GraphBatch
 
 
+def recomputed_in_phases(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor):
+    return recomputed_with(list(block.parameters()), function, *tensors, remember=remember_phase)
+
+
 def train_step(
     model: nn.Module, part: GraphBatch, labels: Labels, denominators: Denominators, recompute: bool
 ) -> tuple[Tensor, ...]:
-    prediction = evaluate_potential(model, part, create_graph=True, phase=in_phase, recompute=recompute)
+    runner = recomputed_in_phases if recompute else None
+    prediction = evaluate_potential(model, part, create_graph=True, phase=in_phase, run_block=runner)
     loss, _ = batch_loss(prediction, labels, denominators, LOSS)
     if loss.requires_grad:
         with in_phase(BACKWARD):
@@ -220,9 +227,8 @@ def test_messages_of_recomputation(model: nn.Module, name: str) -> None:
         assert all_to_alls(outcome) == {
             "FE": (1 + blocks, 8 * (forth.positions + forth.blocks)),
             "FF": (1 + 2 * blocks, 8 * (back.positions + back.blocks + forth.blocks)),
-            "backward": (6 * blocks - left_out, 8 * (3 * (forth.blocks + back.blocks) - less)),
-            "BF": (1, 8 * forth.positions),
-            "BE": (1, 8 * back.positions),
+            "BF": (1 + 4 * blocks - left_out, 8 * (forth.positions + 2 * (forth.blocks + back.blocks) - less)),
+            "BE": (1 + 2 * blocks, 8 * (back.positions + forth.blocks + back.blocks)),
         }
 
 
