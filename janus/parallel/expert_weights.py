@@ -79,6 +79,11 @@ class WeightMover:
         half = self.shape.width * self.shape.hidden
         return [(2 * half, half)] * self.axis.size
 
+    def prefetch(self) -> None:
+        """Begin to restore what is registered under block 0, before the forward pass asks for it."""
+        if self._buffers is not None and self._buffer is not None and self._buffer.block == 0:
+            self._buffers.prefetch(self._buffer, "FE")
+
     def restored(self, mixture: MixtureOfExperts) -> tuple[Tensor, Tensor]:
         """inner [m,2h,d] and outer [m,d,h] of the experts restored here; their gradients go home."""
         return _Restored.apply(mixture.inner, mixture.outer, self)
@@ -137,7 +142,10 @@ class WeightMover:
         )
 
     def gradients_home(self, by_inner: Tensor, by_outer: Tensor, like: tuple[Tensor, Tensor], phase: str) -> Any:
-        """Gradients of restored weights [m,2h,d], [m,d,h] -> sums of them at home, like ``like``; None where zero."""
+        """Gradients of restored weights [m,2h,d], [m,d,h] -> sums of them at home, like ``like``.
+
+        None where nothing was lent and experts that live here have gradients of their own ("tokens").
+        """
         rows = torch.cat([by_inner.flatten(1), by_outer.flatten(1)], dim=1)
         if self.strategy == "weights":
             rows = torch.cat([torch.cat(columns, dim=1).view(-1) for columns in self._columns(rows)])
@@ -148,7 +156,7 @@ class WeightMover:
         arrived = rows.new_empty(sum(arriving))
         self.axis.all_to_all(arrived, rows.view(-1), arriving, sent, phase).wait()
         places = torch.cat(self.handed_out).to(rows.device)
-        if not len(places):
+        if self.strategy == "tokens" and not len(places):
             return None, None
         arrived = arrived.view(len(places), mine)
         inner_numel = self.part_numels[self.axis.index][0]

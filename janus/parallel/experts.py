@@ -60,6 +60,7 @@ def plan_experts(model: nn.Module, composition: Composition) -> dict[str, Expert
     """Plan every spread mixture of a model for one micro-batch, before its forward pass; the plans, by module name.
 
     The gates' tables must be there. The plans hold until the next call: through the backward and any recomputation.
+    Weights that block 0 gets from other ranks are on their way when it returns.
     """
     plans = {}
     for name, module in model.named_modules():
@@ -96,7 +97,7 @@ def spread_experts(
     )
     if axis.size > 1:
         mover = WeightMover(axis, strategy, shape)
-        if buffers is not None and rule is not None:
+        if buffers is not None and buffers.keep is not None and rule is not None:
             rule = replace(rule, weight_passes=5)
         mixture.exchange = ExpertExchange(mover, tokens, rule, compressed)
         if buffers is not None:
@@ -130,6 +131,7 @@ class ExpertExchange:
         self.plan = place_experts(experts, counts, self.shape, self.strategy, self.rule)
         self.route = route_of(self.plan, self.axis.index, composition.orders[self.tokens])
         self.mover.aim(self.plan)
+        self.mover.prefetch()
         return self.plan
 
     def __call__(self, mixture: MixtureOfExperts, tokens: Tensor) -> Tensor:
