@@ -52,7 +52,7 @@ class Communicator:
         self._mpi, self._timeout = place.mpi, timedelta(seconds=timeout_s)
 
     def make_axis(self, name: str, groups: Sequence[Sequence[int]], *, transport: str | None = None) -> Axis:
-        """This rank's axis. groups: a partition of all ranks, each in the axis's order; all ranks call it alike.
+        """This rank's axis. groups: a partition of all ranks, each ascending; all ranks call it alike.
 
         transport: None for the job's own; "gloo" is there too where MPI is (to compare the two).
         """
@@ -60,27 +60,33 @@ class Communicator:
         assert transport in (self.transport, "gloo"), (transport, self.transport)
         members = sorted(rank for group in groups for rank in group)
         assert members == list(range(self.world_size)), f"axis {name}: {groups} divides no {self.world_size} ranks"
+        assert all(list(group) == sorted(group) for group in groups), f"axis {name}: {groups} is not ascending"
         number, ranks = next((number, list(group)) for number, group in enumerate(groups) if self.rank in group)
-        index = ranks.index(self.rank)
-        if transport == "mpi":
-            from janus.parallel.mpi_axis import MpiAxis
-
-            with self.waiting.entering(f"make_axis {name}"):
-                part = self._mpi.Split(color=number, key=index)
-            if len(ranks) > 1:
-                return MpiAxis(name, ranks, index, self.ledger, self.waiting, part)
-            part.Free()
-        elif self.world_size > 1:
-            from janus.parallel.torch_axis import TorchAxis
-
-            with self.waiting.entering(f"make_axis {name}"):
-                made = [
-                    dist.new_group(list(group), timeout=self._timeout, sort_ranks=False) if len(group) > 1 else None
-                    for group in groups
-                ]
-            if made[number] is not None:
-                return TorchAxis(name, ranks, index, self.ledger, self.waiting, made[number])
+        with self.waiting.entering(f"make_axis {name}"):
+            if transport == "mpi":
+                return self._mpi_axis(name, number, ranks)
+            if self.world_size > 1:
+                return self._torch_axis(name, number, groups)
         return LoneAxis(name, self.rank, self.ledger)
+
+    def _mpi_axis(self, name: str, number: int, ranks: list[int]) -> Axis:
+        from janus.parallel.mpi_axis import MpiAxis
+
+        part = self._mpi.Split(color=number, key=self.rank)
+        if len(ranks) > 1:
+            return MpiAxis(name, ranks, ranks.index(self.rank), self.ledger, self.waiting, part)
+        part.Free()
+        return LoneAxis(name, self.rank, self.ledger)
+
+    def _torch_axis(self, name: str, number: int, groups: Sequence[Sequence[int]]) -> Axis:
+        from janus.parallel.torch_axis import TorchAxis
+
+        # every rank makes every group, in one order
+        made = [dist.new_group(list(group), timeout=self._timeout) if len(group) > 1 else None for group in groups]
+        ranks, group = list(groups[number]), made[number]
+        if group is None:
+            return LoneAxis(name, self.rank, self.ledger)
+        return TorchAxis(name, ranks, ranks.index(self.rank), self.ledger, self.waiting, group)
 
     def _all_reduce(self, tensor: torch.Tensor, operation: Any, name: str) -> torch.Tensor:
         if self.world_size > 1:

@@ -68,7 +68,7 @@ def examine(communicator: Communicator, transport: str) -> dict:
         counted[case.name] = world.ledger.rows()
         errors[f"{case.name}, recomputed"] = measure(case, world, "finished in reverse", recompute=True)
     size = communicator.world_size
-    halves = [[rank for rank in reversed(range(size)) if rank % 2 == half] for half in (0, 1)]
+    halves = [[rank for rank in range(size) if rank % 2 == half] for half in (0, 1)]
     uneven = [[0], list(range(1, size))]
     for name, groups in (("halves", halves), ("uneven", uneven)):
         axis = communicator.make_axis(name, groups, transport=transport)
