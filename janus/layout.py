@@ -112,7 +112,7 @@ class Layout:
         return position * self.replicas + replica
 
     def groups(self, axis: AxisName) -> list[list[int]]:
-        """The groups of ranks along an axis, a partition of the world; ranks in the order of their index.
+        """The groups of ranks along an axis, a partition of the world; ranks ascending, which is the order of their index.
 
         shard, graph, expert: neighbours inside a unit; shard_copies, expert_copies: the ranks that hold an equal part,
         over the rest of the unit and all replicas; unit; world.
@@ -122,11 +122,11 @@ class Layout:
         if axis.endswith("_copies"):
             degree = self.shard_degree if axis == "shard_copies" else self.expert_degree
             return [
-                [
+                sorted(
                     self.rank_at(replica, position)
                     for replica in range(self.replicas)
                     for position in range(index, self.unit, degree)
-                ]
+                )
                 for index in range(degree)
             ]
         degree = {"unit": self.unit, "shard": self.shard_degree, "graph": self.graph_degree,

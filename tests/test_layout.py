@@ -101,3 +101,10 @@ def test_placement_decides_which_ranks_are_neighbours():
     assert far.groups("graph") == [[0, 3], [1, 4], [2, 5]]
     with pytest.raises(UserError, match="placement is 'random'"):
         Layout(placement="random")
+
+
+@pytest.mark.parametrize("placement", ["unit_first", "replica_first"])
+@pytest.mark.parametrize("axis", ["shard", "shard_copies", "expert", "expert_copies", "graph", "unit", "world"])
+def test_groups_are_ascending_as_process_groups_need_them(axis, placement):
+    layout = Layout(unit=4, replicas=3, shard_degree=2, graph_degree=4, expert_degree=1, placement=placement)
+    assert all(group == sorted(group) for group in layout.groups(axis))
