@@ -151,7 +151,10 @@ def main(arguments: list[str]) -> int:
     from janus.parallel.job import run_on_ranks
 
     hang_timeout_s = config.run.hang_timeout_s
-    communicator = connect(device=config.run.device if mistake is None else "cpu", timeout_s=hang_timeout_s + 60)
+    communicator = connect(
+        device=config.run.device if mistake is None else "cpu", transport=config.parallel.transport,
+        timeout_s=hang_timeout_s + 60,
+    )  # fmt: skip
 
     def work(watchdog: Watchdog) -> int:
         from janus.train.session import TrainRequest

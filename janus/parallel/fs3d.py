@@ -85,8 +85,14 @@ class DistributedModel:
         with self.sharded.step(training=training):
             yield
 
-    def evaluate(self, batch: GraphBatch, *, create_graph: bool, phase: Phase | None = None) -> Prediction:
-        """evaluate_potential of this rank's part of a micro-batch (maybe empty), inside ``step``."""
+    def evaluate(
+        self, batch: GraphBatch, *, create_graph: bool, phase: Phase | None = None,
+        tokens: dict[str, Tensor] | None = None,
+    ) -> Prediction:  # fmt: skip
+        """evaluate_potential of this rank's part of a micro-batch (maybe empty), inside ``step``.
+
+        tokens: where the tokens per expert [X] of each MoE layer are added, as this step routes them.
+        """
 
         @contextmanager
         def timed(name: str) -> Iterator[None]:
@@ -95,7 +101,10 @@ class DistributedModel:
 
         with self.sharded.around(self.model) if self.sharded.units else nullcontext():
             if self.spreads_experts:
-                self._plan_experts(batch)
+                plan_experts(self.model, share_composition(batch, self.axes.expert, self.model.config.num_elements))
+            if tokens is not None:
+                for layer, counts in (self.model.tokens_per_expert(batch) or {}).items():
+                    tokens[layer] = tokens.get(layer, 0) + counts
             return evaluate_potential(
                 self.model, batch, create_graph=create_graph, phase=timed, run_block=self.sharded.run_block
             )
@@ -121,10 +130,6 @@ class DistributedModel:
     def constants(self) -> dict[str, Tensor]:
         """Tensors of the model that training does not change (the reference energies), equal on all ranks."""
         return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.shapes}
-
-    def _plan_experts(self, batch: GraphBatch) -> None:
-        composition = share_composition(batch, self.axes.expert, self.model.config.num_elements)
-        plan_experts(self.model, composition)
 
 
 def distribute(config: TrainConfig, layout: Layout, communicator: Communicator) -> DistributedModel:

@@ -6,16 +6,18 @@ What a step does is in ``step.py``; how a run is set up and described is in ``se
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from janus.parallel.communication import Communicator
-from janus.parallel.gradients import GradientBuckets
+from janus.parallel.fs3d import DistributedModel
 from janus.parallel.job import RunFailedError
-from janus.train.checkpoint import Checkpoint, point_to_best, prune_checkpoints, save_checkpoint
+from janus.train.checkpoint import Checkpoint
+from janus.train.checkpoint_save import PendingSave, save_checkpoint
 from janus.train.config import TrainConfig
 from janus.train.dataset import Subset
 from janus.train.ema import WeightAverage
@@ -26,23 +28,20 @@ from janus.train.loader import BatchLoader, MicroBatch, Prefetcher
 from janus.train.loss import denominators_of
 from janus.train.optimizer import (
     build_optimizer,
-    clip_gradients,
     learning_rate,
-    optimizer_tensors,
-    restore_optimizer,
     set_learning_rate,
-    trainable,
 )
 from janus.train.progress import ProgressLine
 from janus.train.runfolder import RunFolder
 from janus.train.sampler import Sampler
+from janus.train.state import state_of, take_over
 from janus.train.step import (
     StepTotals,
     accumulate_gradients,
     add_tokens,
     count_micro_batches,
-    count_tokens,
-    synchronise,
+    sum_totals,
+    update,
 )
 from janus.train.steplog import StepLog, final_numbers
 from janus.train.timing import PhaseTimer
@@ -62,20 +61,21 @@ class Trainer:
     """State of a run on this rank: model, optimizer, average, sampler. ``steps_done`` is all of the sampler's state."""
 
     def __init__(
-        self, config: TrainConfig, communicator: Communicator, model: nn.Module,
+        self, config: TrainConfig, communicator: Communicator, distributed: DistributedModel,
         training: Subset, validation: Subset | None, folder: RunFolder,
     ) -> None:  # fmt: skip
-        self.config, self.communicator, self.model = config, communicator, model
+        self.config, self.communicator, self.distributed = config, communicator, distributed
         self.training, self.validation, self.folder = training, validation, folder
-        self.parameters = trainable(model)
-        self.optimizer = build_optimizer(self.parameters, config.optimizer)
+        self.pieces = distributed.pieces
+        self.optimizer = build_optimizer(self.pieces, config.optimizer, distributed.sums.stages)
         decay = config.optimizer.ema_decay
-        self.average = WeightAverage(self.parameters, decay) if decay > 0 else None
-        self.buckets = GradientBuckets(list(self.parameters.values()), config.parallel.bucket_bytes)
+        leaves = {name: piece.parameter for name, piece in self.pieces.items()}
+        self.average = WeightAverage(leaves, decay) if decay > 0 else None
         self.sampler = Sampler(training.store.work, training.indices, config.batch.structures, config.run.seed)
         self.num_steps = config.run.num_steps(len(training.indices), config.batch.structures)
         self.loader, self.validation_loader = (self._loader_of(part) for part in (training, validation))
         self.steps_done, self.best_score, self.saved_step = 0, math.inf, -1
+        self.pending_save: PendingSave | None = None
 
     def _loader_of(self, subset: Subset | None) -> BatchLoader | None:
         if subset is None:
@@ -86,52 +86,45 @@ class Trainer:
             line_cutoff_angstrom=self.config.model.line_cutoff_angstrom,
             dtype=getattr(torch, self.config.run.dtype),
             device=self.communicator.device,
+            graph=self.distributed.axes.graph,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over a checkpoint: weights, average, optimizer, generator, position."""
-        self.model.load_state_dict(dict(checkpoint.tensors["weights"]))
-        if self.average is not None:
-            self.average.restore(checkpoint.tensors["average"])
-        optimizer = dict(checkpoint.tensors["optimizer"])
-        torch.set_rng_state(optimizer.pop("generator"))
-        restore_optimizer(self.optimizer, self.parameters, optimizer)
+        """Take over a checkpoint of any layout: weights, average, optimizer, generator, position."""
+        take_over(checkpoint, self.pieces, self.distributed.constants(), self.optimizer, self.average)
         self.steps_done = self.saved_step = checkpoint.step
         self.best_score = checkpoint.facts["best_score"] if checkpoint.facts["best_score"] is not None else math.inf
 
-    def save(self) -> None:
-        """Write a checkpoint of the state as it is, on rank 0. Raises RunFailedError on all ranks if it cannot."""
-        if self.saved_step == self.steps_done:
-            return
-        problem = None
-        if self.communicator.rank == 0:
-            try:
-                save_checkpoint(self.folder.checkpoints, self._checkpoint())
-                prune_checkpoints(self.folder.checkpoints, self.config.run.keep)
-            except OSError as error:
-                problem = f"the checkpoint of step {self.steps_done} could not be written ({error.strerror or error})"
-        problem = self.communicator.gather_objects(problem)[0]
-        if problem is not None:
-            kept = f"that of step {self.saved_step} is intact" if self.saved_step >= 0 else "there is none before it"
-            raise RunFailedError(f"{problem}; {kept}")
-        self.saved_step = self.steps_done
+    def save(self, *, best: bool = False, background: bool = True) -> None:
+        """Begin to write a checkpoint of the state as it is; all ranks call it. background False: until it is there.
 
-    def _checkpoint(self) -> Checkpoint:
-        tensors = {
-            "weights": self.model.state_dict(),
-            "optimizer": {
-                "generator": torch.get_rng_state(),
-                **optimizer_tensors(self.optimizer, self.parameters),
-            },
-        }
-        if self.average is not None:
-            tensors["average"] = self.average.tensors
-        facts = {
+        Raises RunFailedError on all ranks if this one, or the one still under way, cannot be written.
+        """
+        if self.saved_step < self.steps_done:
+            self.wait_for_save()
+            parts, whole = state_of(self.pieces, self.distributed.constants(), self.optimizer, self.average)
+            self.pending_save = save_checkpoint(
+                self.folder.checkpoints, step=self.steps_done, config=self.config, facts=self._facts(),
+                pieces=self.pieces, parts=parts, whole=whole, communicator=self.communicator, background=True,
+                keep=self.config.run.keep, best=best,
+            )  # fmt: skip
+            self.saved_step = self.steps_done
+        if not background:
+            self.wait_for_save()
+
+    def wait_for_save(self) -> None:
+        """Until the checkpoint under way, if any, is complete. Raises RunFailedError on all ranks if it cannot be."""
+        pending, self.pending_save = self.pending_save, None
+        if pending is not None:
+            pending.wait()
+
+    def _facts(self) -> dict[str, Any]:
+        return {
             "data_fingerprint": self.training.store.fingerprint,
             "num_steps": self.num_steps,
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
+            "layout": self.distributed.layout.to_mapping(),
         }
-        return Checkpoint(step=self.steps_done, config=self.config, tensors=tensors, facts=facts)
 
     def run(self, log: StepLog | None, progress: ProgressLine, flag: InterruptFlag, stop_step: int) -> RunOutcome:
         """Train up to ``stop_step`` steps in total. log: on rank 0 only. Raises RunFailedError on all ranks."""
@@ -145,13 +138,11 @@ class Trainer:
             prefetcher.close()
         if outcome.exit_code == 0 and self.validation is not None and outcome.validation is None:
             outcome.validation = self._validate()
-        self.save()
+        self.save(background=False)
         return outcome
 
     def _share_of_step(self, step: int) -> list[list[int]]:
-        communicator = self.communicator
-        layout = self.config.parallel.layout(communicator.world_size)
-        return self.sampler.share(step, layout, communicator.rank, self.config.batch.max_work)
+        return self.sampler.share(step, self.distributed.layout, self.communicator.rank, self.config.batch.max_work)
 
     def _step_and_record(
         self, prefetcher: Prefetcher, log: StepLog | None, progress: ProgressLine,
@@ -161,11 +152,10 @@ class Trainer:
         step, timer = self.steps_done, PhaseTimer(self.communicator.device)
         rate = learning_rate(step, self.num_steps, self.config.optimizer.learning_rate, self.config.schedule)
         start = timer.now()
+        self.communicator.ledger.clear()
         with timer("data"):
             micro_batches = [part.to(self.communicator.device) for part in prefetcher.next()]
-        # before the update: the gate table that this step routes by
-        tokens = count_tokens(self.model, micro_batches) if self.config.model.experts is not None else {}
-        totals, norm = self._step(step, rate, micro_batches, timer, flag)
+        totals, norm, tokens = self._step(step, rate, micro_batches, timer, flag)
         step_s = timer.now() - start
         mine = {
             "rank": self.communicator.rank, **count_micro_batches(micro_batches),
@@ -183,32 +173,34 @@ class Trainer:
 
     def _step(
         self, step: int, rate: float, micro_batches: list[MicroBatch], timer: PhaseTimer, flag: InterruptFlag
-    ) -> tuple[StepTotals, float]:
-        """Gradients, their sum over ranks, the update. Returns the totals and the gradient norm."""
+    ) -> tuple[StepTotals, float, dict[str, list[int]]]:
+        """Gradients, their sum over ranks, the update. Returns the totals, the gradient norm and tokens per expert."""
         denominators = denominators_of(self.training.store, self.sampler.batch(step))
         self.optimizer.zero_grad(set_to_none=True)
-        parts = accumulate_gradients(
-            self.model, micro_batches, denominators, self.config.loss, timer, recompute=self.config.run.recompute
-        )
+        parts, tokens = accumulate_gradients(self.distributed, micro_batches, denominators, self.config.loss, timer)
         with timer("sync"):
-            totals = synchronise(self.communicator, self.buckets, parts, flag.requested)
+            totals = sum_totals(self.communicator, parts, flag.requested)
+        if not math.isfinite(totals.loss):
+            self._stop_for_non_finite(step, "the loss", weights_intact=True)
+        set_learning_rate(self.optimizer, rate)
+        clip_norm = self.config.optimizer.clip_norm
+        norm = update(self.distributed, self.optimizer, clip_norm, timer)
+        if not math.isfinite(norm):
+            self._stop_for_non_finite(step, "the gradient", weights_intact=clip_norm is not None)
         with timer("optimizer"):
-            norm = clip_gradients(list(self.parameters.values()), self.config.optimizer.clip_norm)
-            if not math.isfinite(totals.loss):
-                self._stop_for_non_finite(step, "the loss")
-            if not math.isfinite(norm):
-                self._stop_for_non_finite(step, "the gradient")
-            set_learning_rate(self.optimizer, rate)
-            self.optimizer.step()
             if self.average is not None:
                 self.average.update(step)
-        return totals, norm
+        return totals, norm, tokens
 
-    def _stop_for_non_finite(self, step: int, what: str) -> None:
-        """Name the structures to blame, on all ranks alike, and stop; the weights are those before the step."""
-        indices = sorted(index for part in self._share_of_step(step) for index in part)
-        mine = find_offenders(self.model, self.training.store, self.loader, indices, self.config.loss)
-        offenders = [name for names in self.communicator.gather_objects(mine) for name in names]
+    def _stop_for_non_finite(self, step: int, what: str, *, weights_intact: bool) -> None:
+        """Name the structures to blame, on all ranks alike, and stop. weights_intact: they are not updated yet."""
+        self.wait_for_save()
+        offenders = None
+        if weights_intact:
+            self.distributed.finish_gradients()  # sums that were under way
+            one_by_one = self.sampler.share(step, self.distributed.layout, self.communicator.rank, max_work=1)
+            mine = find_offenders(self.distributed, self.training.store, self.loader, one_by_one, self.config.loss)
+            offenders = _without_bystanders(self.communicator.gather_objects(mine))
         kept = f"step {self.saved_step}" if self.saved_step >= 0 else None
         raise RunFailedError(non_finite_sentence(step, what, offenders, kept))
 
@@ -238,19 +230,18 @@ class Trainer:
         if improved or outcome.exit_code or (run.checkpoint_every and self.steps_done % run.checkpoint_every == 0):
             if log is not None:
                 log.sync()
-            self.save()
-        if improved and self.communicator.rank == 0:
-            point_to_best(self.folder.checkpoints, self.steps_done)
+            self.save(best=improved)
 
     def _validate(self) -> dict[str, Any]:
         """Errors on the validation structures, with the averaged weights where there are any."""
         assert self.validation is not None
-        arguments = (self.model, self.validation.store, self.validation.indices.tolist(), self.validation_loader)
-        if self.average is None:
-            totals = evaluate_structures(*arguments, self.communicator, max_work=self.config.batch.max_work)
-        else:
-            with self.average.applied():
-                totals = evaluate_structures(*arguments, self.communicator, max_work=self.config.batch.max_work)
+        with self.average.applied() if self.average is not None else nullcontext():
+            with self.distributed.step(training=False):
+                totals = evaluate_structures(
+                    partial(self.distributed.evaluate, create_graph=False),
+                    self.validation.store, self.validation.indices.tolist(), self.validation_loader,
+                    self.communicator, self.distributed.layout, max_work=self.config.batch.max_work,
+                )  # fmt: skip
         return {name: {key: row[key] for key in ("unit", "mae", "rmse", "count")}
                 for name, row in totals.document().items()}  # fmt: skip
 
@@ -258,6 +249,13 @@ class Trainer:
         """What "best" means: the MAEs weighted as in the loss."""
         loss = self.config.loss
         return sum(getattr(loss, name) * (validation[name]["mae"] or 0.0) for name in ("energy", "forces", "stress"))
+
+
+def _without_bystanders(found: list[list[str]]) -> list[str]:
+    """Each structure once, of all ranks, by index; gradients alone are not blamed where something worse is."""
+    names = sorted({name for rank in found for name in rank}, key=lambda name: int(name.split()[0]))
+    worse = [name for name in names if not name.endswith("(gradient)")]
+    return worse or names
 
 
 def describe_errors(errors: dict[str, Any]) -> str:

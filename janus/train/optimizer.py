@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from janus.parallel.axis import Axis
 from janus.parallel.pieces import Piece
@@ -108,22 +108,3 @@ def clip_to_norm(pieces: Mapping[str, Piece], norm: float, clip_norm: float) -> 
     factor = min(1.0, clip_norm / (norm + NORM_MARGIN))
     gradients = [piece.parameter.grad for piece in pieces.values() if piece.parameter.grad is not None]
     torch._foreach_mul_(gradients, factor)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Optimizer state as named tensors ("exp_avg/NAME", "step/NAME"): nothing but tensors is kept."""
-    return {
-        f"{key}/{name}": value
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]
-) -> None:
-    """Put back what optimizer_tensors gave. AdamW keeps ``step`` on the CPU, moments beside their parameter."""
-    for full_name, value in tensors.items():
-        key, _, name = full_name.partition("/")
-        parameter = parameters[name]
-        optimizer.state[parameter][key] = value.clone() if key == "step" else value.to(parameter.device, copy=True)

@@ -5,6 +5,7 @@ It does not own the loop (``loop.py``) nor the command line (``janus/cli/train.p
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
@@ -13,23 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
 from janus.config import read_toml
 from janus.errors import UserError
 from janus.layout import Layout
-from janus.model.build import build_model
 from janus.parallel.communication import Communicator
+from janus.parallel.fs3d import DistributedModel, distribute
 from janus.train.checkpoint import Checkpoint, latest_good
 from janus.train.config import TrainConfig, train_config
-from janus.train.dataset import open_subsets
+from janus.train.dataset import Subset, open_subsets
 from janus.train.interrupt import InterruptFlag
 from janus.train.loop import RunOutcome, Trainer
 from janus.train.progress import ProgressLine
 from janus.train.provenance import describe, is_oversubscribed
 from janus.train.runfolder import SCHEMA, RunFolder, require_same_settings
 from janus.train.steplog import StepLog, final_numbers, read_step_log
+
+MAX_VERIFIED = 16  # structures of the check before step 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +115,14 @@ def open_session(request: TrainRequest, communicator: Communicator) -> Session:
     precision = set_matmul_precision(config.run.tf32)
     torch.manual_seed(config.run.seed)
     training, validation = open_subsets(config, communicator)
-    checkpoint = communicator.together(lambda: _last_checkpoint(folder, communicator) if started else None)
-    _agree_on_step(checkpoint, communicator)
+    checkpoint = _last_checkpoint(folder, communicator) if started else None
     communicator.together(lambda: _require_same_data(checkpoint, training.store.fingerprint, folder))
-    model = build_model(
-        config.model, seed=config.run.seed, dtype=getattr(torch, config.run.dtype), device=communicator.device
-    )
-    model.set_reference_energies(torch.as_tensor(training.store.reference_energies))
+    distributed = distribute(config, layout, communicator)
+    distributed.model.set_reference_energies(torch.as_tensor(training.store.reference_energies))
+    if config.run.verify and checkpoint is None:
+        _verify(distributed, training, config, communicator)
     communicator.together(lambda: folder.claim(config, force=request.force) if communicator.rank == 0 else None)
-    trainer = Trainer(config, communicator, model, training, validation, folder)
+    trainer = Trainer(config, communicator, distributed, training, validation, folder)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     stop_step = min(trainer.num_steps, request.stop_after or trainer.num_steps)
@@ -135,17 +138,28 @@ def _last_checkpoint(folder: RunFolder, communicator: Communicator) -> Checkpoin
         if communicator.rank == 0:
             ProgressLine("", 0).say(f"janus train: {sentence}")
 
-    checkpoint = latest_good(folder.checkpoints, tell)
+    checkpoint = latest_good(folder.checkpoints, tell, communicator)
     if checkpoint is None:
         tell(f"{folder.path} has no checkpoint yet: starting from step 0")
     return checkpoint
 
 
-def _agree_on_step(checkpoint: Checkpoint | None, communicator: Communicator) -> None:
-    """All ranks must have read the same checkpoint (a shared file system may lag behind)."""
-    steps = set(communicator.gather_objects(checkpoint.step if checkpoint is not None else -1))
-    if len(steps) > 1:
-        raise UserError(f"the ranks read different checkpoints (steps {sorted(steps)}): is the run folder shared?")
+def _verify(distributed: DistributedModel, training: Subset, config: TrainConfig, communicator: Communicator) -> None:
+    """Hold the layout to a single process on the smallest training structures, before anything is written."""
+    from janus.train.verify import compare_with_single_process, require_exact
+
+    count = min(len(training.indices), 2 * distributed.layout.data_degree, MAX_VERIFIED)
+    smallest = training.indices[np.argsort(training.store.work[training.indices], kind="stable")[:count]]
+    structures = [training.store[int(index)] for index in smallest]
+    table = torch.as_tensor(training.store.reference_energies)
+    comparison = compare_with_single_process(distributed, structures, config, communicator, reference_energies=table)
+    require_exact(comparison)
+    if communicator.rank == 0:
+        worst = comparison.worst_gradient
+        ProgressLine("", 0).say(
+            f"janus train: the layout equals a single process within {comparison.tolerance:.0e} "
+            f"(largest gradient error {worst.relative or 0.0:.1e}, of {worst.name})"
+        )
 
 
 def _require_same_data(checkpoint: Checkpoint | None, fingerprint: str, folder: RunFolder) -> None:
@@ -167,7 +181,7 @@ def _document(trainer: Trainer, layout: Layout, precision: str, communicator: Co
         "oversubscribed": is_oversubscribed(communicator),
         "dtype": trainer.config.run.dtype,
         "matmul_precision": precision,
-        "parameters": sum(parameter.numel() for parameter in trainer.parameters.values()),
+        "parameters": sum(math.prod(shape) for shape in trainer.distributed.shapes.values()),
         "num_steps": trainer.num_steps,
         "first_step": trainer.steps_done,
         "steps_done": trainer.steps_done,
@@ -199,6 +213,7 @@ def run_session(session: Session, flag: InterruptFlag) -> tuple[dict[str, Any], 
         "peak_memory_bytes": communicator.gather_objects(peak_memory_bytes(communicator.device)),
         "final": outcome.final or _last_line(session.folder),
         "validation": outcome.validation,
+        "sent_last_step": communicator.gather_objects(communicator.ledger.rows()),
         "wall_s": time.time() - session.process_start,
     }
     if is_first:

@@ -26,7 +26,7 @@ def state_of(
     """``parts`` and ``whole`` for ``save_checkpoint``. Moments that do not exist yet are zero.
 
     constants: tensors of the model that training does not change, equal on all ranks (``DistributedModel.constants``).
-    Parameters either get a gradient in every step or in none, so one count of updates serves all.
+    Every step updates all parameters, so one count of updates serves all.
     """
     parts = _weights_and_averages(pieces, average)
     for key in MOMENTS:
@@ -48,7 +48,7 @@ def take_over(
     checkpoint.fill(pieces, parts)
     whole = checkpoint.tensors[WHOLE]
     for name, piece in pieces.items():
-        moments = {key: parts[key][name].detach() for key in MOMENTS}
+        moments = {key: parts[key][name] for key in MOMENTS}
         optimizer.state[piece.parameter] = {"step": whole["updates"].clone(), **moments}
     for name, constant in constants.items():
         constant.copy_(whole[f"{BUFFER}{name}"])

@@ -5,19 +5,19 @@ Phases (JanusPipe's names): FE energy forward, FF forces, BF + BE the second-ord
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from janus.model.potential import evaluate_potential
 from janus.parallel.communication import Communicator
-from janus.parallel.gradients import GradientBuckets
+from janus.parallel.fs3d import DistributedModel
 from janus.train.config import LossConfig
 from janus.train.loader import MicroBatch
 from janus.train.loss import Denominators, batch_loss
+from janus.train.optimizer import clip_to_norm, gradient_norm, step_stage
 from janus.train.timing import PhaseTimer
 
 
@@ -34,33 +34,31 @@ class StepTotals:
 
 
 def accumulate_gradients(
-    model: nn.Module,
+    distributed: DistributedModel,
     micro_batches: list[MicroBatch],
     denominators: Denominators,
     config: LossConfig,
     timer: PhaseTimer,
-    *,
-    recompute: bool = False,
-) -> Tensor:
-    """Add the gradients of this rank's micro-batches to the parameters.
+) -> tuple[Tensor, dict[str, list[int]]]:
+    """Add the gradients of this rank's micro-batches to its pieces; sums over replicas start with the last one.
 
-    Returns a float64 [4] on the CPU: this rank's part of the global loss and of the three MAEs.
+    Returns a float64 [4] on the CPU, this rank's part of the global loss and of the three MAEs, and the tokens per
+    expert that it routed, by MoE layer (empty for a model without experts).
     """
     totals = torch.zeros(4, dtype=torch.float64)
-    for micro_batch in micro_batches:
-        prediction = evaluate_potential(model, micro_batch.batch, create_graph=True, phase=timer, recompute=recompute)
-        with timer("BF_BE"):
-            loss, parts = batch_loss(prediction, micro_batch.labels, denominators, config)
-            if loss.requires_grad:
-                loss.backward()
-            totals += torch.cat([loss.detach()[None], parts]).cpu()
-    return totals
+    tokens: dict[str, Tensor] = {}
+    with distributed.step():
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            prediction = distributed.evaluate(micro_batch.batch, create_graph=True, phase=timer, tokens=tokens)
+            with timer("BF_BE"):
+                loss, parts = batch_loss(prediction, micro_batch.labels, denominators, config)
+                distributed.backward(loss, is_last=number == len(micro_batches))
+                totals += torch.cat([loss.detach()[None], parts]).cpu()
+    return totals, {layer: counts.tolist() for layer, counts in tokens.items()}
 
 
-def synchronise(
-    communicator: Communicator, buckets: GradientBuckets, totals: Tensor, requested_exit: int
-) -> StepTotals:
-    """Sum losses and gradients over ranks. The first, tiny all-reduce takes the wait for slower ranks: wait_s.
+def sum_totals(communicator: Communicator, totals: Tensor, requested_exit: int) -> StepTotals:
+    """Sum losses over ranks. The first, tiny all-reduce takes the wait for slower ranks: wait_s.
 
     requested_exit: exit code of a signal that this rank received, or 0; all ranks learn the largest.
     """
@@ -68,13 +66,36 @@ def synchronise(
     asked = communicator.all_reduce_max(torch.tensor([requested_exit]))
     wait_s = time.perf_counter() - start
     communicator.all_reduce_sum(totals)
-    buckets.fill_missing()
-    buckets.sum_over_ranks(communicator)
     loss, energy_mae, forces_mae, stress_mae = totals.tolist()
     return StepTotals(
         loss=loss, energy_mae=energy_mae, forces_mae=forces_mae, stress_mae=stress_mae,
         exit_code=int(asked), wait_s=wait_s if communicator.world_size > 1 else 0.0,
     )  # fmt: skip
+
+
+def update(
+    distributed: DistributedModel, optimizer: torch.optim.Optimizer, clip_norm: float | None, timer: PhaseTimer
+) -> float:
+    """Complete the sums of gradients over replicas and update the pieces; returns the gradient's norm.
+
+    Without clip_norm a stage is updated as soon as its sum is there, later ones in flight; clipping needs the norm of
+    all first. With clip_norm nothing is changed when the norm is not finite.
+    """
+    stages = distributed.sums.finish()
+    while True:
+        with timer("sync"):
+            stage = next(stages, None)
+        if stage is None:
+            break
+        if clip_norm is None:
+            with timer("optimizer"):
+                step_stage(optimizer, stage)
+    with timer("optimizer"):
+        norm = gradient_norm(distributed.pieces, distributed.axes.world)
+        if clip_norm is not None and math.isfinite(norm):
+            clip_to_norm(distributed.pieces, norm, clip_norm)
+            optimizer.step()
+    return norm
 
 
 def count_micro_batches(micro_batches: list[MicroBatch]) -> dict[str, int]:
@@ -88,17 +109,6 @@ def count_micro_batches(micro_batches: list[MicroBatch]) -> dict[str, int]:
         "angles": sum(batch.num_angles for batch in batches),
         "micro_batches": len(batches),
     }
-
-
-@torch.no_grad()
-def count_tokens(model: nn.Module, micro_batches: list[MicroBatch]) -> dict[str, list[int]]:
-    """Tokens per expert and MoE layer that this rank's micro-batches route; empty for a model without experts."""
-    count = getattr(model, "tokens_per_expert", None)
-    sums: dict[str, Any] = {}
-    for micro_batch in micro_batches if count is not None else []:
-        for layer, tokens in (count(micro_batch.batch) or {}).items():
-            sums[layer] = sums.get(layer, 0) + tokens
-    return {layer: [int(number) for number in tokens.tolist()] for layer, tokens in sums.items()}
 
 
 def add_tokens(per_rank: list[dict[str, list[int]]]) -> dict[str, list[int]]:
