@@ -141,7 +141,7 @@ class Halo:
         if movement == "ghosts":
             return torch.cat([rows, arrived])
         kept = rows[: self.num_owned] if movement == "owners" else rows
-        return kept + operators.segment_sum(arrived, self._index(movement), len(kept))
+        return kept.index_add(0, self._index(movement), arrived)
 
 
 def _sums(counts: Sequence[Sequence[int]], widths: Sequence[int]) -> list[int]:
