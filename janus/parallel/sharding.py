@@ -36,7 +36,9 @@ from janus.parallel.gathered import GatheredBuffer, GatheredBuffers
 from janus.parallel.ledger import backward_phase, remember_phase
 from janus.parallel.pieces import Piece
 
-_DESCRIBING = {"__get__", "size", "stride", "dim", "numel", "element_size", "is_floating_point", "__len__"}
+_DESCRIBING_METHODS = {"size", "stride", "dim", "numel", "element_size", "is_floating_point", "__len__"}
+_DESCRIBING_ATTRIBUTES = {"shape", "dtype", "device", "requires_grad", "ndim", "is_leaf", "layout", "grad", "itemsize",
+                          "nbytes", "is_meta"}  # fmt: skip
 
 
 class AbsentParameter(nn.Parameter):
@@ -52,7 +54,9 @@ class AbsentParameter(nn.Parameter):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") in _DESCRIBING:
+        asked = getattr(function, "__name__", "")
+        attribute = getattr(getattr(function, "__self__", None), "__name__", "") if asked == "__get__" else ""
+        if asked in _DESCRIBING_METHODS or attribute in _DESCRIBING_ATTRIBUTES:
             return super().__torch_function__(function, types, args, kwargs or {})
         name = next((arg.janus_name for arg in args if isinstance(arg, AbsentParameter)), "a parameter")
         raise RuntimeError(
@@ -201,7 +205,8 @@ class _Reduction:
 class _Gather(Function):
     """The gathered buffer -> every parameter of the unit. Backward: their sum over ranks, to the pieces, not autograd.
 
-    The force pass does not come here, for it is asked for positions and strain; second derivatives never do.
+    The force pass must not come here: it is asked for positions and strain, and runs under
+    ``without_parameter_gradients``, without which recomputation would ask for more. Second derivatives never do.
     """
 
     @staticmethod
@@ -214,7 +219,9 @@ class _Gather(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None, None, None]:
-        ctx.owner.collect(ctx.unit.reduce(gradients, backward_phase("FE")))
+        phase = backward_phase("FE")
+        assert phase != "FF", f"the force pass made gradients of the parameters of block {ctx.unit.block}"
+        ctx.owner.collect(ctx.unit.reduce(gradients, phase))
         return None, None, None, None
 
 
