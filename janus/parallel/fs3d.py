@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,7 +130,8 @@ class DistributedModel:
 
     def constants(self) -> dict[str, Tensor]:
         """Tensors of the model that training does not change (the reference energies), equal on all ranks."""
-        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.shapes}
+        everything = chain(self.model.named_parameters(), self.model.named_buffers())
+        return {name: tensor.detach() for name, tensor in everything if name not in self.shapes}
 
 
 def distribute(config: TrainConfig, layout: Layout, communicator: Communicator) -> DistributedModel:

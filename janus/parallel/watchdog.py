@@ -168,5 +168,7 @@ class Watchdog:
             while ready < self._communicator.world_size and time.monotonic() < deadline:
                 time.sleep(0.02)
                 ready = self._store.add("ready_to_exit", 0)
+            if self._communicator.rank == 0:
+                time.sleep(0.2)  # it holds the store, which the others look into once more
         except RuntimeError:  # the store went with rank 0
             return
