@@ -57,13 +57,17 @@ class GatedExpert(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [R,d] -> [R,d]."""
-        return gated_product(tokens, self.inner.weight, self.outer.weight)
+        return self.outer(self.hidden(tokens))
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """silu(x W1) * (x W3): tokens [R,d] -> [R,h]."""
+        return gated(self.inner(tokens))
 
 
-def gated_product(tokens: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
-    """tokens [R,d], inner [2h,d], outer [d,h] -> [R,d]."""
-    core, gate = (tokens @ inner.T).chunk(2, dim=1)
-    return (functional.silu(core) * gate) @ outer.T
+def gated(product: Tensor) -> Tensor:
+    """silu(first half) * second half: [R,2h] -> [R,h]."""
+    core, gate = product.chunk(2, dim=1)
+    return functional.silu(core) * gate
 
 
 def grouped_gated_product(copies: Tensor, inner: Tensor, outer: Tensor, loads: Sequence[int]) -> Tensor:
@@ -71,8 +75,7 @@ def grouped_gated_product(copies: Tensor, inner: Tensor, outer: Tensor, loads: S
 
     loads: rows of each expert [X].
     """
-    core, gate = operators.grouped_product(copies, inner, loads).chunk(2, dim=1)
-    return operators.grouped_product(functional.silu(core) * gate, outer, loads)
+    return operators.grouped_product(gated(operators.grouped_product(copies, inner, loads)), outer, loads)
 
 
 class Exchange(Protocol):

@@ -1,13 +1,16 @@
 """Weights of experts on the move: what a rank keeps, how others' are restored here, how gradients return to them.
 
 One all-to-all restores the weights of the experts that a plan gives to each rank, as a matrix [m, 3 d h] with a row
-(inner, outer) per expert; one in the loss's backward takes the gradients home, where they are summed. The matrix may be
-registered as a gathered buffer (``gathered.py``), to be freed and restored. It does not own the plan.
+(inner, outer) per expert; one in the loss's backward takes the gradients home, where they are summed. Both run while
+what lies between ``borrow`` and ``finish`` is computed. The matrix may be registered as a gathered buffer
+(``gathered.py``), to be freed and restored. It does not own the plan.
 Legend: m experts restored here, n ranks, d width, h hidden channels, X experts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,90 +42,125 @@ def kept_parts(whole: Tensor, axis: Axis, strategy: Strategy) -> tuple[Tensor, t
     return whole.flatten(1)[:, start:stop], chunks
 
 
+@dataclass(frozen=True)
+class _Shipment:
+    """One plan's all-to-all of weights on this rank, in numbers: sent and arriving [n].
+
+    places: of the experts handed out, among those kept here, by receiving rank; num_experts: m.
+    """
+
+    places: Tensor
+    sent: tuple[int, ...]
+    arriving: tuple[int, ...]
+    num_experts: int
+
+
 class WeightMover:
     """Moves one mixture's weights as the plan of the micro-batch says."""
 
     def __init__(self, axis: Axis, strategy: Strategy, shape: ExpertShape) -> None:
         self.axis, self.strategy, self.shape = axis, strategy, shape
         self._division = division(strategy, shape, axis.size)
-        self._plan: ExpertPlan | None = None
-        self._mixture: MixtureOfExperts | None = None
+        self._shipment: _Shipment | None = None
         self._buffers: GatheredBuffers | None = None
         self._buffer: GatheredBuffer | None = None
-        self.handed_out: list[Tensor] = []  # per rank: places of its experts among those kept here
-        self.num_restored: list[int] = []  # per rank: experts restored here of which it keeps something
 
     def register(self, mixture: MixtureOfExperts, buffers: GatheredBuffers, block: int) -> None:
         """Free the restored weights after use: they belong to this block from now on."""
-        self._mixture, self._buffers = mixture, buffers
-        self._buffer = buffers.add(block, lambda phase: self.start(mixture.inner, mixture.outer, phase))
+        self._buffers = buffers
+        self._buffer = buffers.add(block, lambda phase: self.restore(mixture.inner, mixture.outer, phase))
 
-    def aim(self, plan: ExpertPlan) -> None:
-        """Follow this plan from now on; what was restored by the one before is let go."""
+    def aim(self, plan: ExpertPlan, device: torch.device) -> None:
+        """Follow this plan from now on; what was restored by the one before is let go. Block 0 is fetched at once."""
         if self._buffer is not None:
             self._buffer.free()
-        self._plan, index = plan, self.axis.index
-        restored = [np.flatnonzero(needed) for needed in plan.restored]
-        if self.strategy == "weights":
-            self.handed_out = [torch.from_numpy(experts) for experts in restored]
-            self.num_restored = [len(restored[index])] * self.axis.size
-        else:
-            first = int(self._division[0, index])
-            self.handed_out = [torch.from_numpy(experts[plan.home[experts] == index] - first) for experts in restored]
-            self.num_restored = np.bincount(plan.home[restored[index]], minlength=self.axis.size).tolist()
-
-    @property
-    def part_numels(self) -> list[tuple[int, int]]:
-        """Per rank: numbers of inner and of outer in a row that it sends."""
-        if self.strategy == "weights":
-            return [(int(i), int(o)) for i, o in np.diff(self._division).T]
-        half = self.shape.width * self.shape.hidden
-        return [(2 * half, half)] * self.axis.size
-
-    def prefetch(self) -> None:
-        """Begin to restore what is registered under block 0, before the forward pass asks for it."""
+        self._shipment = self._shipment_of(plan, device) if plan.moves_weights else None
         if self._buffers is not None and self._buffer is not None and self._buffer.block == 0:
             self._buffers.prefetch(self._buffer, "FE")
 
-    def restored(self, mixture: MixtureOfExperts) -> tuple[Tensor, Tensor]:
-        """inner [m,2h,d] and outer [m,d,h] of the experts restored here; their gradients go home."""
-        return _Restored.apply(mixture.inner, mixture.outer, self)
+    def borrow(self, mixture: MixtureOfExperts) -> Loan:
+        """Start to restore the weights."""
+        loan = Loan(self)
+        loan.edge = _Start.apply(mixture.inner, mixture.outer, loan)
+        return loan
 
-    def whole(self, inner: Tensor, outer: Tensor) -> Tensor:
-        """The restored matrix [m, 3 d h]."""
-        if self._buffers is not None and self._buffer is not None:
-            return self._buffers.use(self._buffer)
-        whole, pending = self.start(inner, outer, current_phase())
-        pending.wait()
-        return whole
-
-    def start(self, inner: Tensor, outer: Tensor, phase: str) -> tuple[Tensor, Pending]:
-        """Start to fill a new [m, 3 d h]; nothing is sent where the plan moves no weights."""
-        num_experts = self.num_restored[0] if self.strategy == "weights" else sum(self.num_restored or [0])
-        if self._plan is None or not self._plan.moves_weights:
-            return inner.new_empty(0, self.shape.num_weights), Pending()
+    def restore(self, inner: Tensor, outer: Tensor, phase: str) -> tuple[Tensor, Pending]:
+        """Start to fill a new [m, 3 d h] from what every rank keeps; nothing is sent where the plan moves none."""
+        shipment, row_numel = self._shipment, self.shape.num_weights
+        if shipment is None:
+            return inner.new_empty(0, row_numel), Pending()
         with torch.no_grad():
-            places = torch.cat(self.handed_out).to(inner.device)
-            rows = torch.cat([inner.flatten(1)[places], outer.flatten(1)[places]], dim=1).flatten()
-        numels = [sum(pair) for pair in self.part_numels]
-        sent = [len(places) * numels[self.axis.index] for places in self.handed_out]
-        arriving = [count * numel for count, numel in zip(self.num_restored, numels, strict=True)]
-        arrived = _room(num_experts, self.shape.num_weights, inner)
-        pending = self.axis.all_to_all(arrived.view(-1), rows, arriving, sent, phase)
-        if self.strategy == "tokens":
+            rows = torch.cat([inner.flatten(1)[shipment.places], outer.flatten(1)[shipment.places]], dim=1)
+        arrived = _room(shipment.num_experts, row_numel, inner)
+        pending = self.axis.all_to_all(arrived.view(-1), rows.view(-1), shipment.arriving, shipment.sent, phase)
+        if self.strategy == "tokens":  # whole rows, by home and thereby by expert
             return arrived, Pending(lambda held=rows: pending.wait())
-        whole = _room(num_experts, self.shape.num_weights, inner)
+        whole = _room(shipment.num_experts, row_numel, inner)
 
         def place(held: Tensor = rows) -> None:
             pending.wait()
-            messages = arrived.view(-1).split(arriving)
-            for message, numel, columns in zip(messages, numels, self._columns(whole), strict=True):
-                at = 0
-                for part in columns:
-                    part.copy_(message.view(num_experts, numel)[:, at : at + part.shape[1]])
-                    at += part.shape[1]
+            for message, columns in zip(arrived.view(-1).split(shipment.arriving), self._columns(whole), strict=True):
+                widths = [part.shape[1] for part in columns]
+                parts = message.view(shipment.num_experts, sum(widths)).split(widths, dim=1)
+                for part, values in zip(columns, parts, strict=True):
+                    part.copy_(values)
 
         return whole, Pending(place)
+
+    def restored(self, inner: Tensor, outer: Tensor) -> tuple[Tensor, Pending]:
+        """The matrix [m, 3 d h], maybe on its way: the registered one, or a new one."""
+        if self._buffers is not None and self._buffer is not None:
+            return self._buffers.use(self._buffer), Pending()
+        return self.restore(inner, outer, current_phase())
+
+    def views(self, whole: Tensor) -> tuple[Tensor, Tensor]:
+        """inner [m,2h,d] and outer [m,d,h] in [m, 3 d h]."""
+        width, hidden = self.shape.width, self.shape.hidden
+        inner, outer = whole.split([2 * hidden * width, hidden * width], dim=1)
+        return inner.view(-1, 2 * hidden, width), outer.view(-1, width, hidden)
+
+    def send_home(self, by_inner: Tensor, by_outer: Tensor, phase: str) -> tuple[Tensor, Pending]:
+        """Start to return gradients of restored weights; the numbers that arrive, a row per expert handed out."""
+        shipment = self._shipment
+        assert shipment is not None, "gradients of weights that no plan has moved"
+        rows = torch.cat([by_inner.flatten(1), by_outer.flatten(1)], dim=1)
+        if self.strategy == "weights":
+            rows = torch.cat([torch.cat(columns, dim=1).view(-1) for columns in self._columns(rows)])
+        arrived = rows.new_empty(sum(shipment.sent))
+        pending = self.axis.all_to_all(arrived, rows.view(-1), shipment.sent, shipment.arriving, phase)
+        return arrived, Pending(lambda held=rows: pending.wait())
+
+    def sums(self, arrived: Tensor, kept: tuple[Tensor, Tensor]) -> Iterator[Tensor | None]:
+        """Gradients of what is kept here (inner, outer) from those that arrived.
+
+        None where nothing was handed out and experts that live here have gradients of their own ("tokens").
+        """
+        shipment = self._shipment
+        assert shipment is not None, "gradients of weights that no plan has moved"
+        places, widths = shipment.places, [part.flatten(1).shape[1] for part in kept]
+        for part, values in zip(kept, arrived.view(len(places), sum(widths)).split(widths, dim=1), strict=True):
+            if self.strategy == "tokens" and not len(places):
+                yield None
+            else:
+                total = arrived.new_zeros(len(part), values.shape[1])
+                yield total.index_add_(0, places, values).view_as(part)
+
+    def _shipment_of(self, plan: ExpertPlan, device: torch.device) -> _Shipment:
+        index, num_ranks = self.axis.index, self.axis.size
+        restored = [np.flatnonzero(needed) for needed in plan.restored]
+        if self.strategy == "weights":
+            places, numels = restored, np.diff(self._division).sum(axis=0)
+            counts = np.full(num_ranks, len(restored[index]))
+        else:
+            first, numels = int(self._division[0, index]), np.full(num_ranks, self.shape.num_weights)
+            places = [experts[plan.home[experts] == index] - first for experts in restored]
+            counts = np.bincount(plan.home[restored[index]], minlength=num_ranks)
+        return _Shipment(
+            places=torch.from_numpy(np.concatenate(places)).to(device),
+            sent=tuple(len(some) * int(numels[index]) for some in places),
+            arriving=tuple((counts * numels).tolist()),
+            num_experts=len(restored[index]),
+        )
 
     def _columns(self, whole: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Views of [m, 3 d h]: the columns of inner and of outer that each rank keeps."""
@@ -133,37 +171,19 @@ class WeightMover:
             for rank in range(self.axis.size)
         ]
 
-    def views(self, whole: Tensor) -> tuple[Tensor, Tensor]:
-        """inner [m,2h,d] and outer [m,d,h] in [m, 3 d h]."""
-        width, hidden = self.shape.width, self.shape.hidden
-        return (
-            whole[:, : 2 * hidden * width].view(-1, 2 * hidden, width),
-            whole[:, 2 * hidden * width :].view(-1, width, hidden),
-        )
 
-    def gradients_home(self, by_inner: Tensor, by_outer: Tensor, like: tuple[Tensor, Tensor], phase: str) -> Any:
-        """Gradients of restored weights [m,2h,d], [m,d,h] -> sums of them at home, like ``like``.
+class Loan:
+    """Weights on their way to this rank, and later their gradients on the way home."""
 
-        None where nothing was lent and experts that live here have gradients of their own ("tokens").
-        """
-        rows = torch.cat([by_inner.flatten(1), by_outer.flatten(1)], dim=1)
-        if self.strategy == "weights":
-            rows = torch.cat([torch.cat(columns, dim=1).view(-1) for columns in self._columns(rows)])
-        numels = [sum(pair) for pair in self.part_numels]
-        mine = numels[self.axis.index]
-        arriving = [len(places) * mine for places in self.handed_out]
-        sent = [count * numel for count, numel in zip(self.num_restored, numels, strict=True)]
-        arrived = rows.new_empty(sum(arriving))
-        self.axis.all_to_all(arrived, rows.view(-1), arriving, sent, phase).wait()
-        places = torch.cat(self.handed_out).to(rows.device)
-        if self.strategy == "tokens" and not len(places):
-            return None, None
-        arrived = arrived.view(len(places), mine)
-        inner_numel = self.part_numels[self.axis.index][0]
-        return tuple(
-            rows.new_zeros(len(parameter), parameter.flatten(1).shape[1]).index_add_(0, places, part).view_as(parameter)
-            for parameter, part in zip(like, (arrived[:, :inner_numel], arrived[:, inner_numel:]), strict=True)
-        )
+    def __init__(self, mover: WeightMover) -> None:
+        self.mover = mover
+        self.edge: Tensor | None = None  # what the autograd graph sees between start and finish
+        self.weights: tuple[Tensor, Pending] | None = None
+        self.gradients: tuple[Tensor, Pending] | None = None
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """inner [m,2h,d] and outer [m,d,h] of the experts restored here; their gradients go home."""
+        return _Finish.apply(self.edge, self)
 
 
 def _room(num_rows: int, num_columns: int, like: Tensor) -> Tensor:
@@ -172,19 +192,40 @@ def _room(num_rows: int, num_columns: int, like: Tensor) -> Tensor:
     return like.new_empty(num_rows, num_columns)
 
 
-class _Restored(Function):
-    """The parts that this rank keeps -> the matrices restored here; backward: gradients return to where they are kept.
+class _Start(Function):
+    """What this rank keeps -> an edge of the graph; backward: the gradients that have come home.
 
-    The parts themselves have no second derivative: nothing differentiates a gradient of parameters.
+    Weights have no second derivative: nothing differentiates a gradient of parameters.
     """
 
     @staticmethod
-    def forward(ctx: Any, inner: Tensor, outer: Tensor, mover: WeightMover) -> tuple[Tensor, Tensor]:
-        ctx.mover, ctx.like, ctx.made_in = mover, (inner.detach(), outer.detach()), current_phase()
-        return mover.views(mover.whole(inner.detach(), outer.detach()).detach())
+    def forward(ctx: Any, inner: Tensor, outer: Tensor, loan: Loan) -> Tensor:
+        ctx.loan, ctx.kept = loan, (inner.detach(), outer.detach())
+        loan.weights = loan.mover.restored(*ctx.kept)
+        return inner.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_inner: Tensor, by_outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        gradients = ctx.mover.gradients_home(by_inner, by_outer, ctx.like, backward_phase(ctx.made_in))
-        return (*gradients, None)
+    def backward(ctx: Any, edge: Tensor) -> tuple[Tensor | None, ...]:
+        assert ctx.loan.gradients is not None, "gradients of moved weights were not sent home"
+        (arrived, pending), ctx.loan.gradients = ctx.loan.gradients, None
+        pending.wait()
+        return (*ctx.loan.mover.sums(arrived, ctx.kept), None)
+
+
+class _Finish(Function):
+    """The edge -> the matrices restored here; backward: their gradients start on the way home."""
+
+    @staticmethod
+    def forward(ctx: Any, edge: Tensor, loan: Loan) -> tuple[Tensor, Tensor]:
+        ctx.loan, ctx.made_in = loan, current_phase()
+        assert loan.weights is not None, "moved weights were finished twice"
+        (whole, pending), loan.weights = loan.weights, None
+        pending.wait()
+        return loan.mover.views(whole.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_inner: Tensor, by_outer: Tensor) -> tuple[Tensor, None]:
+        ctx.loan.gradients = ctx.loan.mover.send_home(by_inner, by_outer, backward_phase(ctx.made_in))
+        return by_inner.new_zeros(()), None

@@ -23,7 +23,7 @@ from janus.kernels import operators
 from janus.model.batch import GraphBatch
 from janus.model.experts import MixtureOfExperts, grouped_gated_product
 from janus.parallel.axis import Axis
-from janus.parallel.collectives import all_to_all, finish, start_all_to_all
+from janus.parallel.collectives import finish, start_all_to_all
 from janus.parallel.expert_weights import WeightMover, kept_parts
 from janus.parallel.gathered import GatheredBuffers
 from janus.parallel.pieces import Piece
@@ -130,8 +130,7 @@ class ExpertExchange:
         counts = composition.counts[self.tokens]
         self.plan = place_experts(experts, counts, self.shape, self.strategy, self.rule)
         self.route = route_of(self.plan, self.axis.index, composition.orders[self.tokens])
-        self.mover.aim(self.plan)
-        self.mover.prefetch()
+        self.mover.aim(self.plan, composition.orders[self.tokens].device)
         return self.plan
 
     def __call__(self, mixture: MixtureOfExperts, tokens: Tensor) -> Tensor:
@@ -139,26 +138,33 @@ class ExpertExchange:
         route = self.route
         assert route is not None, "experts are spread: plan_experts() comes before the forward pass"
         assert len(tokens) == route.num_tokens, (len(tokens), route.num_tokens)
-        if self.strategy == "weights":
-            inner, outer = self.mover.restored(mixture)
-            mixed = self._mixed(mixture, tokens, [(inner, outer)])
-            return mixed if mixture.shared is None else mixed + mixture.shared(tokens)
-        token, compression = route.token, route.compression if self.compressed else None
-        sent = operators.gathered(tokens, token)
-        under_way = start_all_to_all(sent, self.axis, route.received_rows, route.sent_rows, compression)
-        parts = [(mixture.inner, mixture.outer)]
-        if self.plan.moves_weights:
-            parts.append(self.mover.restored(mixture))
+        return (self._moving_tokens if self.strategy == "tokens" else self._moving_weights)(mixture, tokens, route)
+
+    def _moving_weights(self, mixture: MixtureOfExperts, tokens: Tensor, route: Route) -> Tensor:
+        loan = self.mover.borrow(mixture)
         shared = None if mixture.shared is None else mixture.shared(tokens)
-        mixed = self._mixed(mixture, finish(under_way), parts)
-        back = None if compression is None else compression.adjoint()
-        returned = all_to_all(mixed, self.axis, route.sent_rows, route.received_rows, back)
-        total = operators.segment_sum(returned, token, len(tokens))
+        mixed = self._mixed(mixture, tokens, route, [loan.finish()])
+        return mixed if shared is None else mixed + shared
+
+    def _moving_tokens(self, mixture: MixtureOfExperts, tokens: Tensor, route: Route) -> Tensor:
+        """The first product of the shared experts runs while rows travel, the second while they travel back."""
+        compression = route.compression if self.compressed else None
+        sent = operators.gathered(tokens, route.token)
+        there = start_all_to_all(sent, self.axis, route.received_rows, route.sent_rows, compression)
+        loan = self.mover.borrow(mixture) if self.plan.moves_weights else None
+        hidden = None if mixture.shared is None else mixture.shared.hidden(tokens)
+        parts = [(mixture.inner, mixture.outer)] if loan is None else [(mixture.inner, mixture.outer), loan.finish()]
+        mixed = self._mixed(mixture, finish(there), route, parts)
+        turned = None if compression is None else compression.adjoint()
+        back = start_all_to_all(mixed, self.axis, route.sent_rows, route.received_rows, turned)
+        shared = None if hidden is None else mixture.shared.outer(hidden)
+        total = operators.segment_sum(finish(back), route.token, len(tokens))
         return total if shared is None else total + shared
 
-    def _mixed(self, mixture: MixtureOfExperts, rows: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _mixed(
+        self, mixture: MixtureOfExperts, rows: Tensor, route: Route, parts: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
         """Weighted sum of the experts computed here, for each row [Q,d]; parts: weights living here, then restored."""
-        route = self.route
         copies = route.copies
         weights = functional.softmax(mixture.gate.table.gather(1, route.experts), dim=1)
         operand = operators.gathered(rows, copies.row)
