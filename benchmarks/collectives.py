@@ -1,8 +1,10 @@
 """Time of collectives over MPI and gloo on this host, and how much of one travels behind compute.
 
 Buffers are per rank: an all-to-all of b bytes hands b/n to each of the n ranks. Each number is the smallest over
-batches of the mean in a batch, of the slowest rank. "hidden" is the part of an all-to-all's time that start and finish
-around as long a compute save: 100 % where the two together take as long as the compute alone.
+batches of the mean in a batch, of the slowest rank. "hidden" is the part of an all-to-all's time that is saved by
+putting compute, or a pause in which the processor is free, between start and finish: 100 % where the two together take
+as long as the longer one. A pause shows what the transport does by itself, compute what is left of it where ranks and
+transfers share the cores.
 
 examples:
   mpiexec -n 2 python benchmarks/collectives.py
@@ -34,17 +36,19 @@ HIDDEN_SIZES = {1 << 20: 10, 16 << 20: 3}
 BATCHES = 5
 
 
-def measured_s(communicator: Communicator, action: Callable[[], None], calls: int) -> float:
-    """Seconds of one call: smallest batch mean, slowest rank."""
-    action()
-    best_s = float("inf")
-    for _ in range(BATCHES):
-        communicator.barrier()
-        begin = time.perf_counter()
-        for _ in range(calls):
-            action()
-        best_s = min(best_s, (time.perf_counter() - begin) / calls)
-    return float(communicator.all_reduce_max(torch.tensor([best_s], dtype=torch.float64)))
+def measured_s(communicator: Communicator, actions: dict[str, Callable[[], None]], calls: int) -> dict[str, float]:
+    """Seconds of one call of each action, batches taken in turn: smallest batch mean, slowest rank."""
+    best_s = dict.fromkeys(actions, float("inf"))
+    for batch in range(-1, BATCHES):  # the first warms up
+        for name, action in actions.items():
+            communicator.barrier()
+            begin = time.perf_counter()
+            for _ in range(calls):
+                action()
+            if batch >= 0:
+                best_s[name] = min(best_s[name], (time.perf_counter() - begin) / calls)
+    slowest_s = communicator.all_reduce_max(torch.tensor(list(best_s.values()), dtype=torch.float64))
+    return dict(zip(best_s, slowest_s.tolist(), strict=True))
 
 
 def even_rows(axis: Axis, message_bytes: int) -> list[int]:
@@ -60,32 +64,37 @@ def time_collectives(communicator: Communicator, axis: Axis, message_bytes: int,
         "all_to_all": lambda: axis.all_to_all(output, moved, rows, rows).wait(),
         "all_reduce": lambda: axis.all_reduce(values.zero_(), "sum").wait(),
     }
-    return {name: measured_s(communicator, action, calls) for name, action in actions.items()}
+    return measured_s(communicator, actions, calls)
 
 
 def time_hidden(communicator: Communicator, axis: Axis, message_bytes: int, calls: int) -> dict[str, float]:
-    """An all-to-all alone, a compute of about that time alone, and the compute between start and finish."""
+    """An all-to-all alone, and with something of about that time between start and finish: compute, or a pause."""
     width = 256
     moved = torch.ones(message_bytes // (4 * width), width)
     rows = even_rows(axis, len(moved))
     matrix = torch.full((128, 128), 1e-2)
 
-    def exchange(products: int) -> None:
-        started = start_all_to_all(moved, axis, rows, rows)
-        compute(products)
-        finish(started)
-
     def compute(products: int) -> None:
         for _ in range(products):
             matrix @ matrix
 
-    alone_s = measured_s(communicator, lambda: exchange(0), calls)
-    one_product_s = measured_s(communicator, lambda: compute(20), calls) / 20
-    products = max(1, round(alone_s / one_product_s))
-    compute_s = measured_s(communicator, lambda: compute(products), calls)
-    both_s = measured_s(communicator, lambda: exchange(products), calls)
-    saved_s = alone_s + compute_s - both_s
-    return {"alone_s": alone_s, "compute_s": compute_s, "both_s": both_s, "hidden": saved_s / min(alone_s, compute_s)}
+    def exchange(meanwhile: Callable[[], None]) -> None:
+        started = start_all_to_all(moved, axis, rows, rows)
+        meanwhile()
+        finish(started)
+
+    first_s = measured_s(communicator, {"alone": lambda: exchange(int), "products": lambda: compute(20)}, calls)
+    products = max(1, round(first_s["alone"] / first_s["products"] * 20))
+    fillers = {"compute": lambda: compute(products), "pause": lambda: time.sleep(first_s["alone"])}
+    actions = {"alone": lambda: exchange(int), **fillers}
+    actions |= {f"with {name}": lambda filler=filler: exchange(filler) for name, filler in fillers.items()}
+    found_s = measured_s(communicator, actions, calls)
+    hidden = {
+        f"hidden by {name}": (found_s["alone"] + found_s[name] - found_s[f"with {name}"])
+        / min(found_s["alone"], found_s[name])
+        for name in fillers
+    }
+    return {f"{name} s": value for name, value in found_s.items()} | hidden
 
 
 def measure(communicator: Communicator) -> dict:
@@ -96,7 +105,7 @@ def measure(communicator: Communicator) -> dict:
         axis = communicator.make_axis("bench", everyone, transport=transport)
         results[transport] = {
             "collectives_s": {size: time_collectives(communicator, axis, size, n) for size, n in SIZES.items()},
-            "behind_compute": {size: time_hidden(communicator, axis, size, n) for size, n in HIDDEN_SIZES.items()},
+            "behind_something": {size: time_hidden(communicator, axis, size, n) for size, n in HIDDEN_SIZES.items()},
         }
     return results
 
@@ -115,11 +124,13 @@ def print_table(results: dict, world_size: int) -> None:
         for size, seconds in found["collectives_s"].items():
             values = "".join(f"{1e3 * seconds[name]:>14.3f}" for name in ("all_to_all", "all_reduce"))
             print(f"{transport:<10}{named(size):>8}{values}")
-    print(f"{'transport':<10}{'bytes':>8}{'all-to-all':>14}{'compute':>14}{'both':>14}{'hidden':>10}")
+    columns = ("alone", "compute", "with compute", "pause", "with pause")
+    print(f"{'transport':<10}{'bytes':>8}" + "".join(f"{name:>14}" for name in columns) + "   hidden by each")
     for transport, found in results.items():
-        for size, row in found["behind_compute"].items():
-            values = "".join(f"{1e3 * row[name]:>14.3f}" for name in ("alone_s", "compute_s", "both_s"))
-            print(f"{transport:<10}{named(size):>8}{values}{row['hidden']:>10.0%}")
+        for size, row in found["behind_something"].items():
+            values = "".join(f"{1e3 * row[f'{name} s']:>14.3f}" for name in columns)
+            hidden = f"{row['hidden by compute']:>8.0%}{row['hidden by pause']:>8.0%}"
+            print(f"{transport:<10}{named(size):>8}{values}{hidden}")
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ class Layout:
         return position * self.replicas + replica
 
     def groups(self, axis: AxisName) -> list[list[int]]:
-        """The groups of ranks along an axis, a partition of the world; ranks ascending, which is the order of their index.
+        """The groups of ranks along an axis, a partition of the world; ascending, which is the order of their index.
 
         shard, graph, expert: neighbours inside a unit; shard_copies, expert_copies: the ranks that hold an equal part,
         over the rest of the unit and all replicas; unit; world.

@@ -90,3 +90,18 @@ def test_mistakes_of_the_user_are_told() -> None:
     by_torchrun = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
     with pytest.raises(UserError, match="mpiexec or srun, not torchrun"):
         find_place(by_torchrun, with_mpi=True)
+
+
+def test_srun_without_mpi_is_told() -> None:
+    """Two ranks of a step by srun's variables, each of which MPI would see alone."""
+    code = (
+        "import os\n"
+        "from janus.errors import UserError\n"
+        "from janus.parallel.rendezvous import find_place\n"
+        "step = {'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '0'}\n"
+        "try:\n"
+        "    find_place(step, with_mpi=True)\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    assert launch(1, "-c", code).stdout.startswith("srun started 2 ranks but MPI sees 1: name the interface")
