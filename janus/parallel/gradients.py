@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from janus.parallel.axis import Axis, Pending
-from janus.parallel.communication import Communicator
 from janus.parallel.pieces import Piece
 from janus.parallel.sharding import ShardedParameters, ShardedUnit
 
@@ -127,8 +126,8 @@ class _BucketStage(_Stage):
 class GradientSums:
     """Sums the gradients of pieces over their copies, stage by stage.
 
-    stages: names of this rank's parameters in each, in the order of their sums; equal in number on all ranks. Every
-    rank holds pieces of the same parameters outside sharded units, or of parameters of equal sizes in the same order.
+    stages: names of this rank's parameters in each, in the order of their sums. The ranks of one axis of copies hold
+    equal pieces, in the same order, so they start the same sums; ranks on different axes may differ in number.
     """
 
     def __init__(
@@ -201,10 +200,10 @@ class GradientSums:
 
 
 def _buckets(pieces: Sequence[Piece], bucket_bytes: int) -> list[_BucketStage]:
-    """Pieces in reverse order, as their gradients appear, by axis of copies, at most ``bucket_bytes`` together."""
+    """Pieces in the order in which their gradients appear, by axis of copies, at most ``bucket_bytes`` together."""
     groups: list[list[Piece]] = []
     open_groups: dict[int, tuple[list[Piece], int]] = {}
-    for piece in reversed(pieces):
+    for piece in sorted(reversed(pieces), key=lambda piece: -block_of(piece.name)):
         group, room = open_groups.get(id(piece.copies), ([], 0))
         size = piece.parameter.numel() * piece.parameter.element_size()
         if size > room or not group:
@@ -213,38 +212,3 @@ def _buckets(pieces: Sequence[Piece], bucket_bytes: int) -> list[_BucketStage]:
         group.append(piece)
         open_groups[id(piece.copies)] = group, room - size
     return [_BucketStage(group) for group in groups]
-
-
-class GradientBuckets:
-    """Parameters grouped, in reverse order as their gradients appear, into buckets of at most ``bucket_bytes``."""
-
-    def __init__(self, parameters: Sequence[nn.Parameter], bucket_bytes: int) -> None:
-        self._parameters = list(parameters)
-        self.buckets: list[list[nn.Parameter]] = []
-        room = 0
-        for parameter in reversed(self._parameters):
-            size = parameter.numel() * parameter.element_size()
-            if size > room or not self.buckets:
-                self.buckets.append([])
-                room = bucket_bytes
-            self.buckets[-1].append(parameter)
-            room -= size
-
-    def fill_missing(self) -> None:
-        """Zero gradients where none arose: a rank without structures, or a parameter that the loss does not reach."""
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-
-    def sum_over_ranks(self, communicator: Communicator) -> None:
-        """Replace each gradient by its sum over all ranks. All ranks call it."""
-        if communicator.world_size == 1:
-            return
-        for bucket in self.buckets:
-            flat = torch.cat([parameter.grad.reshape(-1) for parameter in bucket])
-            communicator.all_reduce_sum(flat)
-            offset = 0
-            for parameter in bucket:
-                piece = flat[offset : offset + parameter.numel()]
-                parameter.grad.copy_(piece.view_as(parameter.grad))
-                offset += parameter.numel()

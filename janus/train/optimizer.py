@@ -92,12 +92,11 @@ def gradient_norm(pieces: Mapping[str, Piece], world: Axis) -> float:
     Accumulated in float64, each element once: a piece that c ranks hold counts 1/c on each. One all-reduce of 8 bytes
     over all ranks, phase "sync".
     """
-    with_gradient = [piece for piece in pieces.values() if piece.parameter.grad is not None]
-    norms = torch._foreach_norm([piece.parameter.grad for piece in with_gradient], 2, dtype=torch.float64)
-    device = next(iter(pieces.values())).parameter.device if pieces else None
+    device = next((piece.parameter.device for piece in pieces.values()), None)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for piece, norm in zip(with_gradient, norms, strict=True):
-        total += norm.square() / piece.copies.size
+    for piece in pieces.values():
+        if piece.parameter.grad is not None:
+            total += torch.linalg.vector_norm(piece.parameter.grad, dtype=torch.float64).square() / piece.copies.size
     world.all_reduce(total, phase="sync").wait()
     return math.sqrt(float(total))
 

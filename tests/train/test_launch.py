@@ -1,10 +1,7 @@
-"""Which launcher an environment means, Slurm's node lists, and gradient buckets."""
+"""Which launcher an environment means, and Slurm's node lists."""
 
 import pytest
-import torch
-from torch import nn
 
-from janus.parallel.gradients import GradientBuckets
 from janus.parallel.launcher import find_launcher
 from janus.parallel.rendezvous import first_host
 
@@ -41,10 +38,3 @@ def test_launcher_is_read_off_the_environment(environment, launcher):
 )
 def test_first_host_of_a_node_list(nodes, host):
     assert first_host(nodes) == host
-
-
-def test_buckets_hold_every_parameter_once_within_their_size():
-    parameters = [nn.Parameter(torch.zeros(size)) for size in (100, 3, 50, 7, 60)]
-    buckets = GradientBuckets(parameters, bucket_bytes=4 * 64).buckets
-    assert [[len(parameter) for parameter in bucket] for bucket in buckets] == [[60], [7, 50, 3], [100]]
-    assert len(GradientBuckets(parameters, bucket_bytes=1 << 20).buckets) == 1
