@@ -287,3 +287,11 @@ def test_pieces_divide_the_parameters(strategy: str) -> None:
                     assert torch.equal(values, parameter.detach().flatten()[first:last])
                     start += last - first
             assert (owned == 1).all()
+
+
+@pytest.mark.parametrize("case", ["tokens, hot experts replicated", "tokens, recomputed", "weights, freed"])
+def test_a_micro_batch_that_is_empty_on_all_ranks_passes(case: str) -> None:
+    options = dict(CASES[case])
+    model = whole_model(hot=options.pop("hot", False))
+    for outcome in on_ranks(model, [batch_of(MATRIS_MOE)] * 2, **options):
+        assert all(gradient is None or not gradient.any() for gradient in outcome.gradients.values())
