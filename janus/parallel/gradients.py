@@ -203,7 +203,7 @@ def _buckets(pieces: Sequence[Piece], bucket_bytes: int) -> list[_BucketStage]:
     """Pieces in the order in which their gradients appear, by axis of copies, at most ``bucket_bytes`` together."""
     groups: list[list[Piece]] = []
     open_groups: dict[int, tuple[list[Piece], int]] = {}
-    for piece in sorted(pieces[::-1], key=lambda piece: -block_of(piece.name)):
+    for _, piece in sorted(enumerate(pieces), key=lambda item: (-block_of(item[1].name), -item[0])):
         group, room = open_groups.get(id(piece.copies), ([], 0))
         size = piece.parameter.numel() * piece.parameter.element_size()
         if size > room or not group:
