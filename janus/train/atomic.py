@@ -6,7 +6,6 @@ Errors of the operating system (full disk, no permission) pass through as OSErro
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,21 +34,3 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a text file as a whole."""
     replace_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def make_folder_atomically(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder that appears under its name only when ``fill`` has written all of it; replaces an old one."""
-    temporary = path.with_name(f".{path.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        fill(temporary)
-        for file in temporary.iterdir():
-            sync_path(file)
-        sync_path(temporary)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync_path(path.parent)

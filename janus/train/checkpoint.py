@@ -16,25 +16,18 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from janus import __version__
-from janus.config import to_mapping
 from janus.errors import UserError
 from janus.parallel.communication import Communicator
 from janus.parallel.pieces import Piece
-from janus.train.atomic import make_folder_atomically
 from janus.train.checkpoint_files import (
     FIRST_SCHEMA,
     DamagedCheckpointError,
-    folder_name,
     list_checkpoints,
-    point_to,
-    prune_checkpoints,  # noqa: F401, for loop.py as it is
     read_description,
     verify_file,
-    write_description,
 )
 from janus.train.checkpoint_save import WHOLE
-from janus.train.checkpoint_storage import DTYPES, Index, Part, read_index, read_parts, write_safetensors
+from janus.train.checkpoint_storage import DTYPES, Index, Part, read_index, read_parts
 from janus.train.config import TrainConfig, train_config
 
 BUFFER = "buffer/"
@@ -175,31 +168,3 @@ def latest_good(
     if names:
         raise UserError(f"none of the {len(names)} checkpoints in {checkpoints} is whole: restore one from a copy")
     return None
-
-
-# The writer of the first schema, until the loop saves through checkpoint_save.py.
-
-
-def point_to_best(checkpoints: Path, step: int) -> None:
-    """Make ``best`` name the checkpoint of a step."""
-    point_to(checkpoints, "best", step)
-
-
-def save_checkpoint(checkpoints: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and point ``latest`` to it. Raises OSError, leaving every older checkpoint as it was."""
-    target = checkpoints / folder_name(checkpoint.step)
-
-    def fill(folder: Path) -> None:
-        files = {}
-        for part, tensors in checkpoint.tensors.items():
-            host = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-            files[f"{part}.safetensors"] = write_safetensors(folder / f"{part}.safetensors", host)
-        description = {
-            "schema": FIRST_SCHEMA, "step": checkpoint.step, "config": to_mapping(checkpoint.config),
-            "facts": dict(checkpoint.facts), "janus": __version__, "torch": torch.__version__, "files": files,
-        }  # fmt: skip
-        write_description(folder, description)
-
-    make_folder_atomically(target, fill)
-    point_to(checkpoints, "latest", checkpoint.step)
-    return target

@@ -24,6 +24,7 @@ from janus.layout import Layout
 from janus.parallel.communication import Communicator
 from janus.parallel.fs3d import DistributedModel, distribute
 from janus.train.checkpoint import Checkpoint, latest_good
+from janus.train.checkpoint_files import remove_left_overs
 from janus.train.config import TrainConfig, train_config
 from janus.train.dataset import Subset, open_subsets
 from janus.train.interrupt import InterruptFlag
@@ -138,6 +139,8 @@ def _last_checkpoint(folder: RunFolder, communicator: Communicator) -> Checkpoin
         if communicator.rank == 0:
             ProgressLine("", 0).say(f"janus train: {sentence}")
 
+    if communicator.rank == 0:
+        remove_left_overs(folder.checkpoints)
     checkpoint = latest_good(folder.checkpoints, tell, communicator)
     if checkpoint is None:
         tell(f"{folder.path} has no checkpoint yet: starting from step 0")

@@ -9,7 +9,7 @@ from train_runs import TINY, launch, make_store
 
 from janus.cli.main import main
 from janus.config import read_toml
-from janus.train.checkpoint import read_checkpoint
+from janus.train.checkpoint import latest_good, read_checkpoint
 from janus.train.config import train_config
 from janus.train.steplog import read_step_log
 
@@ -32,7 +32,7 @@ def train(num_ranks, out, store, *words):
 
 def assert_same_state(one, other):
     assert one.step == other.step
-    assert set(one.tensors) == set(other.tensors) == {"weights", "average", "optimizer"}
+    assert set(one.tensors) == set(other.tensors) == {"weights", "average", "exp_avg", "exp_avg_sq", "whole"}
     for part, tensors in one.tensors.items():
         assert set(tensors) == set(other.tensors[part])
         for name, tensor in tensors.items():
@@ -61,14 +61,32 @@ def test_ten_steps_equal_five_and_five(store, tmp_path, num_ranks):
     assert document["world_size"] == num_ranks
 
 
+def test_a_run_goes_on_in_other_layouts(store, tmp_path):
+    """Sharded over two ranks, then alone, then sharded again: the steps of a run that never left one process."""
+    straight, moved = tmp_path / "straight", tmp_path / "moved"
+    alone, sharded = ["--parallel.unit=1", "--parallel.shard_degree=1"], ["--parallel.unit=2",
+                                                                          "--parallel.shard_degree=2"]  # fmt: skip
+    train(1, straight, store, "--run.dtype=float64")
+    train(2, moved, store, "--run.dtype=float64", "--stop-after", "3", *sharded)
+    train(1, moved, store, "--resume", "--stop-after", "6", *alone)
+    train(2, moved, store, "--resume", *sharded)
+    written = {path.name for path in (moved / "checkpoints" / "step_00000010").iterdir()}
+    assert {f"exp_avg_sq-0000{rank}.safetensors" for rank in range(2)} < written
+    expected, final = (latest_good(run / "checkpoints", pytest.fail).tensors for run in (straight, moved))
+    for part in ("weights", "average", "exp_avg", "exp_avg_sq"):
+        for name, tensor in expected[part].items():
+            error = torch.linalg.vector_norm(final[part][name] - tensor)
+            assert error <= 1e-9 * torch.linalg.vector_norm(tensor) + 1e-12, (part, name, error)
+
+
 def test_a_damaged_last_checkpoint_costs_the_steps_since_the_one_before(store, tmp_path, capsys):
     run = tmp_path / "run"
     train(1, run, store)
     before = read_checkpoint(run / "checkpoints" / "step_00000010")
-    weights = run / "checkpoints" / "step_00000010" / "weights.safetensors"
+    weights = run / "checkpoints" / "step_00000010" / "weights-00000.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     train(1, run, store, "--resume")
-    assert "step_00000010 is damaged: weights.safetensors has 100 bytes" in capsys.readouterr().err
+    assert "step_00000010 is damaged: weights-00000.safetensors has 100 bytes" in capsys.readouterr().err
     assert json.loads((run / "run.json").read_text())["first_step"] == 5
     assert_same_state(before, read_checkpoint(run / "checkpoints" / "step_00000010"))
 
@@ -77,11 +95,11 @@ def test_resuming_a_finished_run_changes_nothing(store, tmp_path):
     run = tmp_path / "run"
     train(1, run, store)
     before = json.loads((run / "run.json").read_text())
-    weights = (run / "checkpoints" / "step_00000010" / "weights.safetensors").read_bytes()
+    weights = (run / "checkpoints" / "step_00000010" / "weights-00000.safetensors").read_bytes()
     train(1, run, store, "--resume")
     after = json.loads((run / "run.json").read_text())
     assert (after["status"], after["steps_done"], after["final"]) == ("done", 10, before["final"])
-    assert (run / "checkpoints" / "step_00000010" / "weights.safetensors").read_bytes() == weights
+    assert (run / "checkpoints" / "step_00000010" / "weights-00000.safetensors").read_bytes() == weights
     assert len(list(read_step_log(run / "steps.jsonl"))) == 10
 
 
