@@ -48,10 +48,10 @@ class Axes:
     world: Axis
 
     @classmethod
-    def of(cls, layout: Layout, communicator: Communicator) -> Axes:
-        """Make them; all ranks call it."""
+    def of(cls, layout: Layout, communicator: Communicator, transport: str | None = None) -> Axes:
+        """Make them; all ranks call it. transport: None for the communicator's."""
         names: tuple[AxisName, ...] = ("shard", "shard_copies", "expert", "expert_copies", "graph", "world")
-        return cls(**{name: communicator.make_axis(name, layout.groups(name)) for name in names})
+        return cls(**{name: communicator.make_axis(name, layout.groups(name), transport=transport) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +134,15 @@ class DistributedModel:
         return {name: tensor.detach() for name, tensor in everything if name not in self.shapes}
 
 
-def distribute(config: TrainConfig, layout: Layout, communicator: Communicator) -> DistributedModel:
+def distribute(
+    config: TrainConfig, layout: Layout, communicator: Communicator, axes: Axes | None = None
+) -> DistributedModel:
     """Build the model of a run in its layout, block by block: no rank ever holds all of a sharded model.
 
     All ranks call it. The initial weights are those that ``build_model`` gives a single process for the same seed.
+    axes: those of the layout, where they are there already.
     """
-    axes = Axes.of(layout, communicator)
+    axes = axes if axes is not None else Axes.of(layout, communicator)
     parallel = config.parallel
     buffers = GatheredBuffers(parallel.gathered_blocks or None)
     sharded = ShardedParameters(axes.shard, axes.shard_copies, buffers, recompute=config.run.recompute)

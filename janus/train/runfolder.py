@@ -23,9 +23,9 @@ CONFIG_FILE, RUN_FILE, STEPS_FILE, CHECKPOINTS = "config.toml", "run.json", "ste
 # Settings that a resumed run may change: they alter neither the mathematics nor the order of the data.
 FREE_ON_RESUME = {
     "data.path", "data.validation_path", "batch.max_work", "run.device", "run.threads", "run.hang_timeout_s",
-    "run.recompute", "run.checkpoint_every", "run.validate_every", "run.keep", "parallel.replicas",
-    "parallel.bucket_bytes",
+    "run.recompute", "run.verify", "run.checkpoint_every", "run.validate_every", "run.keep",
 }  # fmt: skip
+FREE_SECTION_ON_RESUME = "parallel."  # checkpoints are resharded on load
 FREE_WITH_CONSTANT_RATE = {"run.steps", "run.epochs"}
 
 
@@ -93,7 +93,7 @@ def require_same_settings(started: TrainConfig, resumed: TrainConfig, folder: Pa
     free = FREE_ON_RESUME | (FREE_WITH_CONSTANT_RATE if started.schedule.kind == "constant" else set())
     before, after = _flat(to_mapping(started)), _flat(to_mapping(resumed))
     for name in sorted((before.keys() | after.keys()) - free):
-        if before.get(name) != after.get(name):
+        if before.get(name) != after.get(name) and not name.startswith(FREE_SECTION_ON_RESUME):
             raise UserError(
                 f"--resume: {name} is {after.get(name, 'not set')} but the run in {folder} was started with "
                 f"{before.get(name, 'not set')}: leave it out, or start a new run"

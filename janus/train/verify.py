@@ -120,9 +120,13 @@ def _denominators(structures: Sequence[Structure], loader: BatchLoader) -> Denom
 
 
 def evaluate_in_layout(
-    distributed: DistributedModel, structures: Sequence[Structure], config: TrainConfig, communicator: Communicator
-) -> Outputs:
-    """Outputs of all structures, complete on every rank; the gradients of the loss stay summed in the pieces."""
+    distributed: DistributedModel, structures: Sequence[Structure], config: TrainConfig, communicator: Communicator,
+    *, finish: bool = True,
+) -> Outputs:  # fmt: skip
+    """Outputs of all structures, complete on every rank; the gradients of the loss stay summed in the pieces.
+
+    finish False: their sums over replicas are left to the caller (``distributed.sums.finish``).
+    """
     loader = _loader(structures, config, communicator, distributed)
     shares = share_in_lockstep(
         work_of(structures, config), range(len(structures)), distributed.layout, communicator.rank,
@@ -143,7 +147,8 @@ def evaluate_in_layout(
             if distributed.graph_index == 0:
                 outputs.energies[indices] = prediction.energy.detach().double().cpu()
                 outputs.stresses[indices] = prediction.stress.detach().double().cpu()
-    distributed.finish_gradients()
+    if finish:
+        distributed.finish_gradients()
     for tensor in (outputs.energies, outputs.stresses, outputs.forces):
         communicator.all_reduce_sum(tensor)
     return outputs
