@@ -126,11 +126,20 @@ def read_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
             Path(name).stem: load((folder / name).read_bytes()) for name in description["files"]
         }
     else:
-        tensors = StoredTensors(folder, read_index(folder))
+        tensors = StoredTensors(folder, _verified_index(folder, description["files"]))
     return Checkpoint(
         step=description["step"], config=train_config(description["config"]), tensors=tensors,
         facts=description["facts"], path=folder,
     )  # fmt: skip
+
+
+def _verified_index(folder: Path, files: Mapping[str, Any]) -> Index:
+    """index.json, where all that it names is among the files that are verified."""
+    index = read_index(folder)
+    strangers = {file for entry in index.values() for *_, file in entry["chunks"]} - files.keys()
+    if strangers:
+        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: it does not describe {sorted(strangers)[0]}")
+    return index
 
 
 def _read_together(folder: Path, communicator: Communicator) -> Checkpoint:

@@ -269,6 +269,12 @@ def edit_the_description(folder):
     file.write_text(json.dumps(content))
 
 
+def describe_one_file_less(folder):
+    content = json.loads((folder / "checkpoint.json").read_text())
+    del content["files"]["average-00000.safetensors"]
+    (folder / "checkpoint.json").write_text(json.dumps(content | {"checksum": checksum_of(content)}))
+
+
 def give_it_an_unknown_schema(folder):
     content = json.loads((folder / "checkpoint.json").read_text()) | {"schema": "janus.checkpoint/9"}
     (folder / "checkpoint.json").write_text(json.dumps(content))
@@ -284,6 +290,7 @@ def give_it_an_unknown_schema(folder):
         (lose_the_description, "checkpoint.json is missing"),
         (cut_the_description, "checkpoint.json is not valid JSON"),
         (edit_the_description, "checkpoint.json does not match its checksum"),
+        (describe_one_file_less, "it does not describe average-00000.safetensors"),
         (give_it_an_unknown_schema, "is not of schema janus.checkpoint/2"),
     ],
 )
