@@ -8,6 +8,7 @@ a list of its size, and blocks lent and waiting together never exceed the most t
 from __future__ import annotations
 
 import mmap
+import threading
 from collections import OrderedDict
 
 import numpy as np
@@ -38,7 +39,7 @@ class _Lease(np.ndarray):
 
 
 class BlockPool:
-    """Lends blocks of memory as tensors. One per process; the interpreter's lock keeps it consistent.
+    """Lends blocks of memory as tensors. One per process, for all of its threads.
 
     lent_bytes, waiting_bytes: now; most_lent_bytes: the largest lent_bytes so far.
     """
@@ -46,6 +47,7 @@ class BlockPool:
     def __init__(self) -> None:
         self.lent_bytes = self.waiting_bytes = self.most_lent_bytes = 0
         self._waiting: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # sizes, the longest unused first
+        self._lock = threading.RLock()  # taken again by a tensor that is freed while its thread holds it
 
     def empty(self, shape: tuple[int, ...] | torch.Size, dtype: torch.dtype) -> Tensor:
         """An uninitialised contiguous CPU tensor of float32 or float64."""
@@ -55,7 +57,8 @@ class BlockPool:
         num_bytes = count * dtype.itemsize
         if num_bytes < SMALLEST_BYTES:
             return torch.empty(shape, dtype=dtype)
-        block = self._block(block_bytes(num_bytes))
+        with self._lock:
+            block = self._block(block_bytes(num_bytes))
         lease = np.frombuffer(block, dtype=_NUMPY[dtype], count=count).view(_Lease)
         lease._pool, lease._block = self, block
         return torch.from_numpy(lease).view(shape)
@@ -86,10 +89,11 @@ class BlockPool:
 
     def _take_back(self, block: mmap.mmap) -> None:
         size = len(block)
-        self.lent_bytes -= size
-        self.waiting_bytes += size
-        self._waiting.setdefault(size, []).append(block)
-        self._waiting.move_to_end(size)
+        with self._lock:
+            self.lent_bytes -= size
+            self.waiting_bytes += size
+            self._waiting.setdefault(size, []).append(block)
+            self._waiting.move_to_end(size)
 
     def _shrink(self, allowed_bytes: int) -> None:
         """Give waiting blocks back to the system, longest unused sizes first, until at most ``allowed_bytes`` wait."""

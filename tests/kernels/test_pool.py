@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -72,3 +75,26 @@ def test_tensors_are_ordinary() -> None:
 def test_no_memory_names_the_repair() -> None:
     with pytest.raises(MemoryError, match=r"lower batch\.max_work or set run\.recompute"):
         BlockPool().empty((1 << 46,), torch.float32)
+
+
+def test_threads_share_a_pool() -> None:
+    """Ranks as threads, and a GPU's backward threads, ask and free at the same time."""
+    pool = BlockPool()
+
+    def work(seed: int) -> None:
+        generator = random.Random(seed)
+        held: list[torch.Tensor] = []
+        for _ in range(3000):
+            held.append(pool.empty((generator.randint(16 * ROWS, 256 * ROWS),), torch.float32))
+            while len(held) > generator.randint(0, 6):
+                held.pop(generator.randrange(len(held)))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    gc.collect()
+    assert pool.lent_bytes == 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import ase
 import ase.build
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from janus.model.build import build_model
 from janus.model.potential import evaluate_potential
 from janus.model.recompute import recomputed_with
 from janus.parallel.ledger import BACKWARD, in_phase, remember_phase
-from janus.parallel.local_graph import labels_of_part, partition
+from janus.parallel.local_graph import labels_of_part, local_batch, partition
 from janus.train.config import LossConfig
 from janus.train.loss import Denominators, Labels, batch_loss, denominators_of_labels
 from tests.model.conftest import MATRIS, MATRIS_MOE, batch_of, disturbed
@@ -105,14 +106,21 @@ def train_step(
     return prediction.energy.detach(), prediction.stress.detach(), prediction.forces.detach(), loss.detach()
 
 
-def run(model: nn.Module, many: list[ase.Atoms], num_ranks: int, recompute: bool = False) -> list[Outcome]:
+def run(
+    model: nn.Module,
+    many: list[ase.Atoms],
+    num_ranks: int,
+    recompute: bool = False,
+    part_of_atom: np.ndarray | None = None,
+) -> list[Outcome]:
     batch = batch_of(model.config, *many)
     labels = labels_of(batch)
     models = [copy.deepcopy(model) for _ in range(num_ranks)]
 
     def work(world: ThreadWorld) -> Outcome:
         own = models[world.rank]
-        part = partition(batch, world.axis("graph"))
+        axis = world.axis("graph")
+        part = partition(batch, axis) if part_of_atom is None else local_batch(batch, part_of_atom, axis)
         step = train_step(own, part, labels_of_part(labels, part), denominators_of_labels(labels), recompute)
         energy, stress, forces, loss = step
         gradients = {name: p.grad for name, p in own.named_parameters() if p.grad is not None}
@@ -161,6 +169,16 @@ def test_parts_are_exact(model: nn.Module, name: str) -> None:
         assert sum(len(o.owned) for o in outcomes) == len(reference.forces)
         over = {key: value for key, value in worst_difference(outcomes, reference).items() if not value <= TOLERANCE}
         assert over == {}, num_ranks
+
+
+@pytest.mark.parametrize("name", ["long cell", "several structures"])
+def test_any_division_is_exact(model: nn.Module, name: str) -> None:
+    """Atoms strewn over ranks at random, one rank without any: exactness is not a matter of a good division."""
+    many = CASES[name]()
+    (reference,) = run(model, many, 1)
+    part_of_atom = np.random.default_rng(3).choice([0, 1, 3, 4], len(reference.forces))
+    worst = worst_difference(run(model, many, 5, part_of_atom=part_of_atom), reference)
+    assert {key: value for key, value in worst.items() if not value <= TOLERANCE} == {}
 
 
 @pytest.mark.parametrize("name", ["periodic cell", "several structures", "one-atom cell"])
@@ -236,3 +254,27 @@ def test_compat_models_are_refused() -> None:
     config = ModelConfig(num_blocks=1, width=8, cutoff_angstrom=4.0, line_cutoff_angstrom=3.0, compat=True)
     with pytest.raises(UserError, match="compat models cannot be graph parallel"):
         run(build_model(config, dtype=torch.float64), CASES["long cell"](), 2)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_empty_batches_reach_the_same_parameters(model: nn.Module, num_ranks: int, recompute: bool) -> None:
+    """A rank without work must take part in whatever the gradients of parameters bring about, with zeros."""
+
+    def reached(many: list[ase.Atoms]) -> list[dict[str, Tensor]]:
+        batch = batch_of(model.config, *many)
+        labels = labels_of(batch)
+        counts = Denominators(energies=3, force_components=30, stress_components=9)
+        models = [copy.deepcopy(model) for _ in range(num_ranks)]
+
+        def work(world: ThreadWorld) -> dict[str, Tensor]:
+            part = partition(batch, world.axis("graph"))
+            train_step(models[world.rank], part, labels_of_part(labels, part), counts, recompute)
+            return {name: p.grad for name, p in models[world.rank].named_parameters() if p.grad is not None}
+
+        return run_on_threads(num_ranks, work)
+
+    full = reached(CASES["periodic cell"]())[0]
+    for empty in reached([]):
+        assert set(empty) == set(full)
+        assert not any(gradient.any() for gradient in empty.values())
