@@ -20,6 +20,7 @@ import numpy as np
 from janus.data.graph import build_graph
 from janus.data.structure import Structure
 from janus.placement import (
+    PHASES,
     ExpertPlan,
     ExpertShape,
     ReplicationRule,
@@ -30,7 +31,6 @@ from janus.placement import (
 from janus.presets import preset
 
 PRESETS = ("matris-moe-s", "matris-moe-m", "matris-moe-l")
-PHASES = ("FE", "FF", "BF", "BE")
 NUM_ELEMENTS = 94
 
 
@@ -63,7 +63,7 @@ def packed(
     return tokens
 
 
-def most_sent_gb(plan: ExpertPlan, shape: ExpertShape, restored_in: tuple[str, ...] = ("FE",)) -> float:
+def most_sent_gb(plan: ExpertPlan, shape: ExpertShape, restored_in: tuple[str, ...] | None = None) -> float:
     """Of the rank that sends most, one layer and step."""
     totals = [
         sum(sent for _, sent in exchange_traffic(plan, shape, rank, restored_in=restored_in).values())

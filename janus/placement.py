@@ -26,7 +26,7 @@ import numpy as np
 Strategy = Literal["tokens", "weights"]
 STRATEGIES: tuple[Strategy, ...] = ("tokens", "weights")
 FLOPS_PER_WEIGHT = 12  # of one copy in one step: a multiply and an add, six times (FE 1, FF 1, BF 2, BE 2)
-NUM_PHASES = 4  # FE, FF, BF, BE: in each, token rows travel there and back
+PHASES = ("FE", "FF", "BF", "BE")  # in each, token rows travel there and back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,35 +179,49 @@ def exchange_traffic(
     shape: ExpertShape,
     rank: int,
     *,
-    restored_in: tuple[str, ...] = ("FE",),
+    restored_in: tuple[str, ...] | None = None,
     compressed: bool = False,
+    recompute: bool = False,
+    leaves_block: bool = False,
 ) -> dict[str, tuple[int, int]]:
     """Calls of all-to-all and bytes that one rank hands to others, by phase, of one layer and one micro-batch.
 
-    Token rows, in each of the four phases, with r(s,t) rows from rank s to t and rows of d numbers of b bytes: two
-    calls, sum over t of (r(s,t) + r(t,s)) d b. Compressed: b = 2 and ceil(Z/d) more rows to each other rank.
+    Token rows, of d numbers of b bytes, with r(s,t) rows from rank s to t: in each phase a call there, sum over t of
+    r(s,t) d b, and one back, of r(t,s) d b. Compressed: b = 2 and ceil(Z/d) more rows to each other rank in each call.
     Weights, if any move: a call in each phase of ``restored_in`` with w(s,t) numbers, and one in BE that takes the
-    gradients home, w(t,s) numbers. restored_in: ("FE",) where they are kept, all four phases where they are freed after
-    use; w(s,t) = m(t) c(s) for "weights" (m experts needed by t, c(s) numbers of each kept by s), 3 d h times the
-    experts that t borrows from s for "tokens".
+    gradients home, w(t,s) numbers. restored_in: None where they are kept (FE), ``restoring_phases`` where freed;
+    w(s,t) = m(t) c(s) for "weights" (m experts needed by t, c(s) numbers of each kept by s), 3 d h times the experts
+    that t borrows from s for "tokens".
+
+    recompute: the block runs under activation checkpointing: rows travel there and back twice in FF, four times in BF
+    and twice in BE, gradients of weights go home in BF too, and kept weights are restored in all phases. leaves_block:
+    the layer's result leaves its block linearly (the feature update): one call there less in BF then.
     """
-    traffic = dict.fromkeys(("FE", "FF", "BF", "BE"), (0, 0))
+    traffic = dict.fromkeys(PHASES, (0, 0))
+    if plan.num_ranks == 1:
+        return traffic
 
     def add(phase: str, calls: int, sent: int) -> None:
         traffic[phase] = traffic[phase][0] + calls, traffic[phase][1] + sent
 
-    if plan.num_ranks == 1:
-        return traffic
     if plan.strategy == "tokens":
-        rows = int(plan.rows[rank].sum() + plan.rows[:, rank].sum() - 2 * plan.rows[rank, rank])
-        headers = 2 * (plan.num_ranks - 1) * -(-plan.experts.shape[0] // shape.width) if compressed else 0
-        for phase in traffic:
-            add(phase, 2, (rows + headers) * shape.width * (2 if compressed else shape.item_bytes))
+        own, headers = plan.rows[rank, rank], 0
+        if compressed:
+            headers = (plan.num_ranks - 1) * -(-plan.experts.shape[0] // shape.width)
+        row_bytes = shape.width * (2 if compressed else shape.item_bytes)
+        there, back = ((int(rows.sum() - own) + headers) * row_bytes for rows in (plan.rows[rank], plan.rows[:, rank]))
+        for phase, times in zip(PHASES, (1, 2, 4, 2) if recompute else (1, 1, 1, 1), strict=True):
+            add(phase, 2 * times, times * (there + back))
+        if recompute and leaves_block:
+            add("BF", -1, -there)
     if plan.moves_weights:
         weights = weights_sent(plan, shape)
+        if restored_in is None:
+            restored_in = PHASES if recompute else ("FE",)
         for phase in restored_in:
             add(phase, 1, int(weights[rank].sum() - weights[rank, rank]) * shape.item_bytes)
-        add("BE", 1, int(weights[:, rank].sum() - weights[rank, rank]) * shape.item_bytes)
+        for phase in ("BF", "BE") if recompute else ("BE",):
+            add(phase, 1, int(weights[:, rank].sum() - weights[rank, rank]) * shape.item_bytes)
     return traffic
 
 
@@ -289,7 +303,7 @@ class _Moves:
         self.made: list[tuple[np.ndarray, int]] = []
         # costs in FLOPs of one rank: per copy computed, per row sent, per expert moved
         self.copy_flops = FLOPS_PER_WEIGHT * shape.num_weights
-        self.row_flops = rule.flops_per_byte * NUM_PHASES * shape.width * shape.item_bytes
+        self.row_flops = rule.flops_per_byte * len(PHASES) * shape.width * shape.item_bytes
         self.weight_flops = rule.flops_per_byte * rule.weight_passes * shape.num_weights * shape.item_bytes
 
     def cost(self) -> float:

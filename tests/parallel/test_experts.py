@@ -15,18 +15,18 @@ from janus.config import ModelConfig
 from janus.model.batch import GraphBatch
 from janus.model.build import build_model
 from janus.model.potential import evaluate_potential
+from janus.model.recompute import recomputed_with
 from janus.parallel.axis import LoneAxis
 from janus.parallel.experts import plan_experts, share_composition, spread_experts
 from janus.parallel.gathered import GatheredBuffers
-from janus.parallel.ledger import BACKWARD, Entry, in_phase
+from janus.parallel.ledger import BACKWARD, Entry, in_phase, remember_phase
 from janus.parallel.pieces import Piece
-from janus.placement import ExpertPlan, ExpertShape, ReplicationRule, exchange_traffic, restoring_phases
+from janus.placement import PHASES, ExpertPlan, ExpertShape, ReplicationRule, exchange_traffic, restoring_phases
 from tests.model.conftest import MATRIS_MOE, batch_of, disturbed
 from tests.parallel.thread_ranks import ThreadWorld, run_on_threads
 
 TOLERANCE = 1e-10  # relative, per tensor; float64 round-off is 1e-13 here
 EAGER = ReplicationRule(flops_per_byte=0.01)  # moving weights costs next to nothing: replicate at once
-PHASES = ("FE", "FF", "BF", "BE")
 PLACES = {"message_update": "edges", "feature_update": "atoms"}
 
 
@@ -76,9 +76,15 @@ class Outcome:
     peak_blocks: int = 0
 
 
+def recomputed_in_phases(block: nn.Module, function, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """As sharded blocks are recomputed: collectives inside are counted in the phase that they serve."""
+    return recomputed_with(list(block.parameters()), function, *tensors, remember=remember_phase)
+
+
 def evaluated(model: nn.Module, batch: GraphBatch, *, recompute: bool = False) -> list[Tensor]:
     """Adds the gradients of one micro-batch; returns its energy, forces and stress."""
-    found = evaluate_potential(model, batch, create_graph=True, phase=in_phase, recompute=recompute)
+    run_block = recomputed_in_phases if recompute else None
+    found = evaluate_potential(model, batch, create_graph=True, phase=in_phase, run_block=run_block)
     loss = (found.energy - 1).square().sum() + (found.forces - 0.5).square().sum() + 100 * found.stress.square().sum()
     with in_phase(BACKWARD):
         loss.backward()
@@ -192,23 +198,33 @@ def test_spread_experts_equal_one_process(case: str, num_ranks: int) -> None:
         assert any(plan.borrowed.any() for plan in outcomes[0].plans.values())
 
 
+def check_traffic(outcome: Outcome, rank: int, num_blocks: int, num_micro_batches: int = 1, **options) -> None:
+    """Calls and bytes on the expert axis, phase by phase, are those of the formulas. num_blocks: 0 where kept."""
+    calls, sent = dict.fromkeys(PHASES, 0), dict.fromkeys(PHASES, 0)
+    for name, plan in outcome.plans.items():
+        restored_in = restoring_phases(int(name.split(".")[1]), num_blocks) if num_blocks else None
+        traffic = exchange_traffic(
+            plan, outcome.shapes[name], rank, restored_in=restored_in, leaves_block="feature" in name, **options
+        )
+        for phase, (more_calls, more_bytes) in traffic.items():
+            calls[phase] += num_micro_batches * more_calls
+            sent[phase] += num_micro_batches * more_bytes
+    counted = {phase: Entry(phase, "expert", "all_to_all") for phase in PHASES}
+    assert {phase: outcome.calls.get(counted[phase], 0) for phase in PHASES} == calls
+    assert {phase: outcome.sent_bytes.get(counted[phase], 0) for phase in PHASES} == sent
+
+
 @pytest.mark.parametrize("strategy", ["tokens", "weights"])
-def test_freed_weights_are_restored_as_often_as_predicted(strategy: str) -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_freed_weights_are_restored_as_often_as_predicted(strategy: str, recompute: bool) -> None:
     """Five blocks of which two are held, two micro-batches: calls, bytes, and what is alive at most."""
     config, many = replace(MATRIS_MOE, num_blocks=5), batches(2)
     model = whole_model(hot=True, config=config)
-    outcomes = on_ranks(model, many, strategy=strategy, rule=EAGER, freed=True, num_micro_batches=2)
+    outcomes = on_ranks(
+        model, many, strategy=strategy, rule=EAGER, freed=True, num_micro_batches=2, recompute=recompute
+    )
     for rank, outcome in enumerate(outcomes):
-        calls, sent = dict.fromkeys(PHASES, 0), dict.fromkeys(PHASES, 0)
-        for name, plan in outcome.plans.items():
-            restored_in = restoring_phases(int(name.split(".")[1]), 5)
-            traffic = exchange_traffic(plan, outcome.shapes[name], rank, restored_in=restored_in)
-            for phase, (more_calls, more_bytes) in traffic.items():
-                calls[phase] += 2 * more_calls
-                sent[phase] += 2 * more_bytes
-        counted = {phase: Entry(phase, "expert", "all_to_all") for phase in PHASES}
-        assert {phase: outcome.calls.get(counted[phase], 0) for phase in PHASES} == calls
-        assert {phase: outcome.sent_bytes.get(counted[phase], 0) for phase in PHASES} == sent
+        check_traffic(outcome, rank, 5, num_micro_batches=2, recompute=recompute)
         assert outcome.peak_blocks == 2
 
 
@@ -216,22 +232,15 @@ def test_freed_weights_are_restored_as_often_as_predicted(strategy: str) -> None
 @pytest.mark.parametrize(
     "case", ["tokens", "tokens, hot experts replicated", "tokens, replicated and freed", "weights", "weights, freed"]
 )
-@pytest.mark.parametrize("compressed", [False, True])
-def test_calls_and_bytes_are_those_of_the_formulas(case: str, num_ranks: int, compressed: bool) -> None:
-    options = dict(CASES[case])
+@pytest.mark.parametrize(("compressed", "recompute"), [(False, False), (True, False), (True, True)])
+def test_calls_and_bytes_are_those_of_the_formulas(
+    case: str, num_ranks: int, compressed: bool, recompute: bool
+) -> None:
+    options = {**CASES[case], "recompute": recompute}
     model, many = whole_model(hot=options.pop("hot", False)), batches(num_ranks)
     outcomes = on_ranks(model, many, compressed=compressed, **options)
-    # two blocks are held at a time and the model has two: freed weights are restored once per micro-batch
     for rank, outcome in enumerate(outcomes):
-        calls, sent = dict.fromkeys(PHASES, 0), dict.fromkeys(PHASES, 0)
-        for name, plan in outcome.plans.items():
-            traffic = exchange_traffic(plan, outcome.shapes[name], rank, compressed=compressed)
-            for phase, (more_calls, more_bytes) in traffic.items():
-                calls[phase] += more_calls
-                sent[phase] += more_bytes
-        counted = {phase: Entry(phase, "expert", "all_to_all") for phase in PHASES}
-        assert {phase: outcome.calls.get(counted[phase], 0) for phase in PHASES} == calls
-        assert {phase: outcome.sent_bytes.get(counted[phase], 0) for phase in PHASES} == sent
+        check_traffic(outcome, rank, 2 if options.get("freed") else 0, compressed=compressed, recompute=recompute)
         assert outcome.calls[Entry("other", "expert", "all_gather")] == 1
         assert outcome.sent_bytes[Entry("other", "expert", "all_gather")] == (num_ranks - 1) * 2 * 94 * 8
 
