@@ -137,7 +137,7 @@ def test_gate_tables_in_the_root(alone, recompute):
 @pytest.mark.parametrize("keep", [2, None])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_calls_and_bytes_are_the_documented_ones(family, keep, recompute):
-    num_blocks, num_ranks, num_steps = 4, 3, 2
+    num_blocks, num_ranks, num_steps = 4, 3, 1
     micro_batches = len(SHARES[num_ranks][0])
     config = config_of(family, num_blocks)
 
