@@ -26,7 +26,7 @@ SCHEMA = "janus.plan/1"
 WORK_CAPS: tuple[int | None, ...] = (None, 400_000, 200_000, 100_000, 50_000, 25_000)
 NO_CAP = 2**62  # in a plan file: TOML, into which the trainer resolves it, has no null
 MEMORY_RESERVE = 0.1  # assumed: share of the memory left to the operating system and to prediction errors
-NOT_YET = "cannot run yet: this version's trainer is pure data parallel (unit 1)"
+NOT_YET = "not predicted yet: it trains, but steps are predicted for data parallel (unit 1) only"
 
 
 @dataclass(frozen=True, kw_only=True)

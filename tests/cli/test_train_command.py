@@ -122,7 +122,7 @@ MISTAKES = {
     "not a plan": (["--data", "STORE", "--plan", "PLANX"], "not 'janus.plan/1'"),
     "missing plan": (["--data", "STORE", "--plan", "nowhere.json"], "no file nowhere.json"),
     "missing settings": (["--config", "nowhere.toml"], "no file nowhere.toml"),
-    "sharded": (["--data", "STORE", "--parallel.unit=2"], "data parallel only"),
+    "sharded": (["--data", "STORE", "--parallel.unit=2"], "the layout needs 2 ranks"),
     "nothing to resume": (["--data", "STORE", "--resume"], "holds no run"),
     "both": (["--data", "STORE", "--resume", "--force"], "both given"),
     "two optimizers": (["--data", "STORE", "--steps", "3", "--run.epochs=2"], "both set"),
