@@ -30,6 +30,8 @@ EXAMPLES = """examples:
   mpiexec -n 2 janus train --data alloys.store --out runs/two --plan plan.json
   srun -n 8 janus train --config run.toml --out runs/eight
   torchrun --nproc-per-node 4 -m janus train --config run.toml --out runs/four
+  mpiexec -n 8 janus train --data big.store --out runs/fs3d --parallel.unit=4 --parallel.shard_degree=4 \\
+      --parallel.graph_degree=2 --run.verify=true
   janus train --out runs/first --resume
 
 Any setting can be given as --SECTION.FIELD=VALUE; docs/training.md lists them all. Precedence: defaults, --config,

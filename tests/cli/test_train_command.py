@@ -9,6 +9,7 @@ from train_runs import BIN, TINY, environment, launch, make_store
 from janus.cli.main import main
 from janus.data.store import write_store
 from janus.data.structure import Structure
+from janus.layout import Layout
 from janus.train.steplog import read_step_log
 
 
@@ -25,7 +26,7 @@ def test_summary_steps_and_checkpoints_of_a_run(store, tmp_path, capsys):
     summary = json.loads(printed.out)
     assert summary == json.loads((out / "run.json").read_text())
     assert (summary["schema"], summary["status"], summary["steps_done"]) == ("janus.run/1", "done", 6)
-    assert summary["layout"] == {"unit": 1, "replicas": 1, "shard_degree": 1, "graph_degree": 1, "expert_degree": 1}
+    assert summary["layout"] == Layout().to_mapping()
     assert (summary["num_training"], summary["num_validation"]) == (8, 2)
     assert summary["matmul_precision"] == "ieee"
     assert summary["peak_memory_bytes"][0] > 1e8
