@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -136,17 +136,23 @@ class Stepper:
         return float(totals[0])
 
 
-def launch(script: str, num_ranks: int, job: Mapping[str, Any], timeout_s: float) -> list[dict[str, Any]]:
-    """Run ``script --on-ranks JOB`` on some ranks of this host, one thread each; the JSON lines that rank 0 printed."""
+def run_ranks(num_ranks: int, words: Sequence[str], timeout_s: float) -> str:
+    """Run a Python command on some ranks of this host, one thread each; what it printed."""
     mpiexec = Path(sys.executable).parent / "mpiexec"
     launcher = [str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", str(num_ranks)] if num_ranks > 1 else []
     done = subprocess.run(
-        [*launcher, sys.executable, script, "--on-ranks", json.dumps(job)], stdout=subprocess.PIPE, text=True,
-        timeout=timeout_s, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+        [*launcher, sys.executable, *words], stdout=subprocess.PIPE, text=True, timeout=timeout_s,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{num_ranks} ranks ended with exit code {done.returncode}")
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return done.stdout
+
+
+def launch(script: str, num_ranks: int, job: Mapping[str, Any], timeout_s: float) -> list[dict[str, Any]]:
+    """Run ``script --on-ranks JOB`` on some ranks; the JSON lines that rank 0 printed."""
+    printed = run_ranks(num_ranks, [script, "--on-ranks", json.dumps(job)], timeout_s)
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
 def progress(sentence: str) -> None:
