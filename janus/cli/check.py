@@ -102,11 +102,10 @@ def main(arguments: list[str]) -> int:
         if find_launcher(os.environ) == "single":
             raise
         mistake, options, config = error, argparse.Namespace(), TrainConfig()
-    from janus.parallel.communication import connect
-    from janus.parallel.job import run_on_ranks
+    from janus.parallel.job import join_job, run_on_ranks
 
-    communicator = connect(
-        device=config.run.device if mistake is None else "cpu", transport=config.parallel.transport,
+    communicator = join_job(
+        "check", device=config.run.device if mistake is None else "cpu", transport=config.parallel.transport,
         timeout_s=config.run.hang_timeout_s + 60,
     )  # fmt: skip
 

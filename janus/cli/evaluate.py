@@ -43,10 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Evaluate and print. Returns the exit code; with many ranks the process ends in ``run_on_ranks`` instead."""
     options = build_parser().parse_args(arguments)
-    from janus.parallel.communication import connect
-    from janus.parallel.job import run_on_ranks
+    from janus.parallel.job import join_job, run_on_ranks
 
-    communicator = connect(device=options.device)
+    communicator = join_job("evaluate", device=options.device)
 
     def work(watchdog: Watchdog) -> int:
         document = _evaluate(options, communicator)

@@ -149,12 +149,11 @@ def main(arguments: list[str]) -> int:
         if find_launcher(os.environ) == "single":
             raise
         mistake, options, config, plan = error, argparse.Namespace(), TrainConfig(), {}
-    from janus.parallel.communication import connect
-    from janus.parallel.job import run_on_ranks
+    from janus.parallel.job import join_job, run_on_ranks
 
     hang_timeout_s = config.run.hang_timeout_s
-    communicator = connect(
-        device=config.run.device if mistake is None else "cpu", transport=config.parallel.transport,
+    communicator = join_job(
+        "train", device=config.run.device if mistake is None else "cpu", transport=config.parallel.transport,
         timeout_s=hang_timeout_s + 60,
     )  # fmt: skip
 

@@ -83,8 +83,7 @@ class BlockPool:
             return mmap.mmap(-1, size)
         except OSError:
             raise MemoryError(
-                f"no memory for {size / 1e9:.2f} GB beside {self.lent_bytes / 1e9:.2f} GB in use: "
-                "lower batch.max_work or set run.recompute = true"
+                f"no memory for {size / 1e6:.1f} MB beside {self.lent_bytes / 1e6:.0f} MB of work memory in use"
             ) from None
 
     def _take_back(self, block: mmap.mmap) -> None:

@@ -26,11 +26,19 @@ from janus.parallel.ledger import Ledger
 from janus.parallel.rendezvous import Place, find_place
 from janus.parallel.waiting import PeerLostError, Waiting
 
-__all__ = ["Communicator", "PeerLostError", "connect"]
+__all__ = ["Communicator", "MistakeOfAllRanksError", "PeerLostError", "connect"]
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 TransportChoice = Literal["auto", "gloo", "nccl", "mpi"]
 DEFAULT_TIMEOUT_S = 1800.0
+
+
+class MistakeOfAllRanksError(UserError):
+    """A user's mistake that every rank knows of; ``communicator`` is there to end them together."""
+
+    def __init__(self, sentence: str, communicator: Communicator) -> None:
+        super().__init__(sentence)
+        self.communicator = communicator
 
 
 class Communicator:
@@ -174,26 +182,18 @@ def _pick_device(choice: DeviceChoice, place: Place) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _agreed_device(choice: DeviceChoice, place: Place) -> torch.device:
-    """_pick_device on every rank; a mistake on one is raised on all, before any collective could wait for it."""
-    if place.world_size == 1:
-        return _pick_device(choice, place)
-    mistake, device = "", torch.device("cpu")
-    try:
-        device = _pick_device(choice, place)
-    except UserError as error:
-        mistake = str(error)
+def _first_mistake(mistake: str | None, place: Place) -> str | None:
+    """A mistake that any rank has made, on all of them, before a collective could wait for the one that made it."""
+    if mistake is not None:
         place.store.set("janus_mistake", mistake)
     if place.store.add("janus_arrived", 1) == place.world_size:
         place.store.set("janus_all_arrived", "yes")
     place.store.wait(["janus_all_arrived"])
-    if place.store.check(["janus_mistake"]):
-        raise UserError(place.store.get("janus_mistake").decode())
-    return device
+    return place.store.get("janus_mistake").decode() if place.store.check(["janus_mistake"]) else None
 
 
-def _transport_for(choice: TransportChoice, device: torch.device) -> str:
-    """What carries the axes' tensors. Raises UserError where it cannot carry tensors on this device."""
+def _transport_for(choice: TransportChoice, device: torch.device, place: Place) -> str:
+    """What carries the axes' tensors. Raises UserError where it cannot carry tensors on this device or by this launch."""
     fitting = ("nccl",) if device.type == "cuda" else ("gloo", "mpi")
     if choice == "auto":
         return fitting[0]
@@ -201,6 +201,10 @@ def _transport_for(choice: TransportChoice, device: torch.device) -> str:
         raise UserError(
             f"transport {choice!r} does not carry tensors on device {device.type!r}: "
             f"use {' or '.join(repr(name) for name in fitting)}, or another device"
+        )
+    if choice == "mpi" and place.mpi is None and place.world_size > 1:
+        raise UserError(
+            f"transport 'mpi' needs ranks started by mpiexec or srun, not {place.launcher}: use transport 'gloo'"
         )
     return choice
 
@@ -211,11 +215,22 @@ def connect(
     """Join the job that mpiexec, srun or torchrun started, or be a job of one process.
 
     timeout_s: longest wait of one collective. transport: of the axes; auto: NCCL on GPU, gloo on CPU. Raises UserError
-    for an inconsistent launch, missing GPUs, or a transport that this device or launcher does not have.
+    for an inconsistent launch, and for missing GPUs or a transport that this device or launcher does not have: with
+    many ranks on all of them, as MistakeOfAllRanksError.
     """
     place = find_place(with_mpi=transport == "mpi")
-    chosen = _agreed_device(device, place)
-    carrier = _transport_for(transport, chosen)
+    mistake, chosen, carrier = None, torch.device("cpu"), "gloo"
+    try:
+        chosen = _pick_device(device, place)
+        carrier = _transport_for(transport, chosen, place)
+    except UserError as error:
+        if place.world_size == 1:
+            raise
+        mistake = str(error)
+    if place.world_size > 1:
+        mistake = _first_mistake(mistake, place)
+    if mistake is not None:
+        chosen, carrier = torch.device("cpu"), "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if place.world_size == 1:
@@ -225,4 +240,7 @@ def connect(
         store=dist.PrefixStore("janus_group", place.store),
         rank=place.rank, world_size=place.world_size, timeout=timedelta(seconds=timeout_s),
     )  # fmt: skip
-    return Communicator(place, chosen, carrier, timeout_s=timeout_s)
+    communicator = Communicator(place, chosen, carrier, timeout_s=timeout_s)
+    if mistake is not None:
+        raise MistakeOfAllRanksError(mistake, communicator)
+    return communicator

@@ -41,16 +41,13 @@ SINGLE = Place(launcher="single", rank=0, world_size=1, local_rank=0, local_size
 
 
 def find_place(environment: Mapping[str, str] = os.environ, *, with_mpi: bool = False) -> Place:
-    """The place of this process in its job, store connected. with_mpi: MPI is there to stay, as ``Place.mpi``.
+    """The place of this process in its job, store connected. with_mpi: MPI is there to stay, as ``Place.mpi``,
+    which stays None where ranks are started without MPI.
 
-    Raises UserError when the launch is inconsistent, or cannot give MPI where it is asked for.
+    Raises UserError when the launch is inconsistent.
     """
     launcher = find_launcher(environment)
     if launcher == "torchrun":
-        if with_mpi:
-            raise UserError(
-                "transport 'mpi' needs ranks started by mpiexec or srun, not torchrun: use transport 'gloo'"
-            )
         return _place_by_torchrun(environment)
     if launcher == "mpiexec":
         return _place_by_mpi(environment, with_mpi)

@@ -8,9 +8,18 @@ from contextlib import contextmanager
 
 import torch
 
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
+
 
 class PeerLostError(RuntimeError):
     """A collective failed: most often because another rank is gone. The watchdog knows which one."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this process could not get memory, on its device or host. torch has no class for the host's refusal."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 class Waiting:
@@ -35,9 +44,9 @@ class Waiting:
         self.entered_at = time.monotonic()
         try:
             yield
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise PeerLostError(f"{collective} failed: {error}") from error
         finally:
             self.entered_at = None

@@ -11,7 +11,7 @@ import torch
 from janus.errors import UserError
 from janus.parallel.axis import LoneAxis
 from janus.parallel.communication import Communicator, connect
-from janus.parallel.rendezvous import SINGLE, find_place
+from janus.parallel.rendezvous import SINGLE
 from tests.parallel.collective_cases import ROWS
 from tests.train_runs import launch
 
@@ -87,9 +87,6 @@ def test_one_process_needs_no_transport(transport: str) -> None:
 def test_mistakes_of_the_user_are_told() -> None:
     with pytest.raises(UserError, match="transport 'nccl' does not carry tensors on device 'cpu': use 'gloo' or 'mpi'"):
         connect(device="cpu", transport="nccl")
-    by_torchrun = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
-    with pytest.raises(UserError, match="mpiexec or srun, not torchrun"):
-        find_place(by_torchrun, with_mpi=True)
 
 
 def test_srun_without_mpi_is_told() -> None:
