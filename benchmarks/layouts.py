@@ -1,11 +1,12 @@
 """Memory per rank and step time of the layouts of 1, 2 and 4 ranks, with one model and one global batch.
 
 Memory: one launch per layout, so that no layout sees another's left-overs. What is resident before the model is built,
-after a step of a tiny model (libraries, compiled loops), is taken off. After a first step the kernel's high-water mark
-is reset (/proc/self/clear_refs); "peak" is its value after a second step. "kept" counts the bytes of parameters,
-gradients and AdamW's moments on the rank. "activations" is what is allocated (C heap and pool) between FF and the
-loss's backward beyond what was before FE, gathered parameters taken off. "gathered" is the peak of gathered blocks by
-the lifetimes of their memory. All of them of the rank with most.
+after a step of a tiny model (libraries, compiled loops), is taken off. After two steps the kernel's high-water mark
+is reset (/proc/self/clear_refs); "resident" is its value after another step, "allocated" the most that was in use (C
+heap and pool, looked at every 2 ms) during it: what lies between is freed memory that the C library keeps. "kept" is
+parameters, gradients and AdamW's moments on the rank; "activations" what is allocated between FF and the loss's
+backward beyond what was before FE, gathered parameters taken off; "gathered" the peak of gathered blocks by the
+lifetimes of their memory. All of them of the rank with most.
 
 Time: one launch per number of ranks; in each round every layout is built, warmed up by one step and timed, so that
 noise meets all alike. Seconds are medians over all timed steps, of the slowest rank; ratios are to pure data parallel
@@ -26,6 +27,7 @@ import json
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +50,8 @@ from janus.train.loader import BatchLoader
 from janus.train.timing import PhaseTimer
 
 WARM_UP_STEPS = 1
+MEMORY_WARM_UP_STEPS = 2  # the first has no moments yet
+SAMPLING_S = 0.002
 LAUNCH_TIMEOUT_S = 3000.0
 
 
@@ -106,12 +110,35 @@ class _HeapInfo(ctypes.Structure):
     ]  # fmt: skip
 
 
+_C_LIBRARY = ctypes.CDLL(None)
+_C_LIBRARY.mallinfo2.restype = _HeapInfo
+
+
 def allocated_bytes() -> int:
     """In use now, on the C heap and of the pool's blocks; what was freed but not returned to the system is not."""
-    mallinfo2 = ctypes.CDLL(None).mallinfo2
-    mallinfo2.restype = _HeapInfo
-    heap = mallinfo2()
+    heap = _C_LIBRARY.mallinfo2()
     return heap.uordblks + heap.hblkhd + pool._pool.lent_bytes
+
+
+class PeakAllocation:
+    """The most that was allocated inside, by samples of a thread."""
+
+    def __init__(self) -> None:
+        self.most_bytes = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakAllocation:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLING_S):
+            self.most_bytes = max(self.most_bytes, allocated_bytes())
 
 
 class MemoryProbe(PhaseTimer):
@@ -157,13 +184,15 @@ def take_tiny_step() -> None:
 def measure_memory(
     workload: Workload, name: str, settings: dict[str, Any], communicator: Communicator, axes: Axes
 ) -> dict:
-    """Two steps of one layout; of every figure the largest over ranks."""
+    """Some steps of one layout; of every figure the largest over ranks."""
     parallel = {key: value for key, value in settings.items() if key != "recompute"}
     config = workload.config(parallel, recompute=settings.get("recompute", False))
     take_tiny_step()
     base = resident_bytes("VmRSS")
+    base_allocated = allocated_bytes()
     stepper = Stepper(workload, config, communicator, axes)
-    stepper.step()
+    for _ in range(MEMORY_WARM_UP_STEPS):
+        stepper.step()
     buffers = stepper.distributed.sharded.buffers
     buffers.reset_peak()
     stepper.optimizer.zero_grad(set_to_none=True)
@@ -172,9 +201,11 @@ def measure_memory(
     was_reset = reset_high_water_mark()
     communicator.ledger.clear()
     probe = MemoryProbe(stepper.distributed.sharded)
-    stepper.step(probe)
+    with PeakAllocation() as peak:
+        stepper.step(probe)
     mine = kept_bytes(stepper) | {
         "peak_bytes": resident_bytes("VmHWM") - base, "growth_bytes": resident_bytes("VmHWM") - before,
+        "peak_allocated_bytes": peak.most_bytes - base_allocated,
         "activation_bytes": probe.activation_bytes,
         "peak_gathered_bytes": buffers.peak_bytes, "peak_gathered_blocks": buffers.peak_blocks,
     }  # fmt: skip
@@ -282,14 +313,15 @@ def print_tables(memory: list[dict], times: list[dict]) -> None:
     """MB are 10^6 bytes."""
     if memory:
         print("MB per rank (the largest), one step")
-        columns = ("kept", "activations", "gathered", "blocks", "peak", "sent per step, by axis")
+        columns = ("kept", "activations", "gathered", "blocks", "allocated", "resident", "sent per step, by axis")
         print(f"{'ranks':<6}{'layout':<42}" + "".join(f"{name:>13}" for name in columns[:-1]) + f"  {columns[-1]}")
     for row in memory:
         kept = row["parameter_bytes"] + row["gradient_bytes"] + row["optimizer_bytes"]
         sizes = (kept, row["activation_bytes"], row["peak_gathered_bytes"])
         sent = ", ".join(f"{axis} {number / 1e6:.1f}" for axis, number in row["sent_bytes"].items() if number > 50_000)
-        print(f"{row['ranks']:<6}{row['layout']:<42}" + "".join(f"{size / 1e6:>13.1f}" for size in sizes)
-              + f"{row['peak_gathered_blocks']:>13}{row['peak_bytes'] / 1e6:>13.0f}  {sent}")  # fmt: skip
+        numbers = "".join(f"{size / 1e6:>13.1f}" for size in sizes) + f"{row['peak_gathered_blocks']:>13}"
+        peaks = "".join(f"{row[name] / 1e6:>13.0f}" for name in ("peak_allocated_bytes", "peak_bytes"))
+        print(f"{row['ranks']:<6}{row['layout']:<42}{numbers}{peaks}  {sent}")
     if times:
         print(f"\n{'ranks':<6}{'layout':<42}{'transport':>10}{'median s':>10}{'least':>8}{'most':>8}{'ratio':>8}")
     for row in times:
