@@ -43,18 +43,18 @@ class _Parser(argparse.ArgumentParser):
     """Raises UserError where argparse would print and exit: with many ranks a mistake is printed once."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see janus check gradients --help)")
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of ``janus check gradients``."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="janus check",
         description="Proofs on this machine and launcher.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    checks = parser.add_subparsers(dest="check", metavar="CHECK", required=True, parser_class=_Parser)
+    checks = parser.add_subparsers(dest="check", metavar="CHECK", required=True)
     gradients = checks.add_parser(
         "gradients",
         help="hold a parallel layout to a single process",

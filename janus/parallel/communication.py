@@ -193,7 +193,7 @@ def _first_mistake(mistake: str | None, place: Place) -> str | None:
 
 
 def _transport_for(choice: TransportChoice, device: torch.device, place: Place) -> str:
-    """What carries the axes' tensors. Raises UserError where it cannot carry tensors on this device or by this launch."""
+    """What carries the axes' tensors. Raises UserError where this device or launch does not have it."""
     fitting = ("nccl",) if device.type == "cuda" else ("gloo", "mpi")
     if choice == "auto":
         return fitting[0]
