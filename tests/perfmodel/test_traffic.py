@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,8 @@ from janus.model.batch import GraphBatch
 from janus.model.build import build_model
 from janus.model.experts import MixtureOfExperts
 from janus.parallel.fs3d import Axes, distribute
+from janus.placement import restoring_phases
+from janus.presets import PRESETS, preset
 from janus.train.config import BatchConfig, LossConfig, OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
 from janus.train.loader import BatchLoader
 from janus.train.loss import denominators_of_labels
@@ -30,6 +32,8 @@ from janus.train.step import accumulate_gradients, update
 from janus.train.timing import PhaseTimer
 from janus.train.verify import work_of
 from perfmodel.traffic import HaloCounts, MicroBatchSizes, TrafficSettings, expert_plans, step_traffic
+from perfmodel.traffic_gathers import restorations
+from perfmodel.traffic_parameters import sharded_units, trained_parameters
 from tests.parallel.thread_ranks import ThreadWorld, run_on_threads
 from tests.train_runs import labelled, make_structures
 
@@ -37,9 +41,11 @@ CUTOFFS = {"cutoff_angstrom": 4.0, "line_cutoff_angstrom": 3.0}
 MATRIS = ModelConfig(num_blocks=4, width=8, **CUTOFFS)
 MOE = ModelConfig(
     family="matris-moe", num_blocks=4, width=16, num_heads=2, angle_width=8, **CUTOFFS,
-    experts=ExpertConfig(num_experts=9, top_k=2, message_hidden=6, feature_hidden=4),
+    experts=ExpertConfig(num_experts=9, top_k=2, message_hidden=4, feature_hidden=6),
 )  # fmt: skip
-SEED = 3
+COMPAT = replace(MATRIS, compat=True)
+FEW = replace(MOE, experts=replace(MOE.experts, num_experts=6))
+SEED, CPU = 3, torch.device("cpu")
 _building = threading.Lock()  # initial weights are drawn from the process's generator
 
 
@@ -58,14 +64,13 @@ class Case:
 
     @property
     def config(self) -> TrainConfig:
-        degrees = {name: value for name, value in self.layout.to_mapping().items()}
         return TrainConfig(
             model=self.model,
             batch=BatchConfig(max_work=self.max_work),
             loss=LossConfig(kind="huber", energy=1.0, forces=2.0, stress=30.0),
             optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=self.clip_norm),
             run=RunConfig(dtype=self.dtype, seed=SEED, recompute=self.recompute),
-            parallel=ParallelConfig(**degrees, **({"bucket_bytes": 20_000} | self.parallel)),
+            parallel=ParallelConfig(**self.layout.to_mapping(), **({"bucket_bytes": 20_000} | self.parallel)),
         )
 
     @property
@@ -87,7 +92,7 @@ class ThreadPlace:
     """What ``distribute`` asks of a communicator where the axes are there already."""
 
     rank: int
-    device: torch.device = torch.device("cpu")
+    device: torch.device
 
 
 @lru_cache
@@ -98,11 +103,12 @@ def structures_of(kind: str) -> tuple[Structure, ...]:
     if kind == "single":
         return (labelled(_rattled(bulk("Cu", cubic=True).repeat((2, 1, 1))), "single"),)
     if kind == "metals":
-        return tuple(labelled(_rattled(bulk(m, cubic=True).repeat((n, 2, 1))), m) for m, n in (("Cu", 4), ("Al", 1)))
+        cells = (("Cu", 3), ("Ni", 3), ("Al", 1), ("Au", 1))
+        return tuple(labelled(_rattled(bulk(metal, cubic=True).repeat((n, 2, 1))), metal) for metal, n in cells)
     made = make_structures()
     far = molecule("CH4")
     far.translate([30.0, 0.0, 0.0])
-    return (made[0], made[1], made[2], labelled(bulk("Ni"), "one-atom cell"),
+    return (made[0], made[1], labelled(bulk("Ni"), "one-atom cell"),
             labelled(molecule("CH4") + far, "clusters"), made[8], made[9])  # fmt: skip
 
 
@@ -129,11 +135,11 @@ def ran_steps(case: Case) -> list[Ran]:
         torch.set_num_threads(1)
         axes = Axes(**{name: world.axis(name, layout.groups(name)) for name in Axes.__dataclass_fields__})
         with _building:
-            distributed = distribute(config, layout, ThreadPlace(world.rank), axes=axes)
+            distributed = distribute(config, layout, ThreadPlace(world.rank, CPU), axes=axes)
         optimizer = build_optimizer(distributed.pieces, config.optimizer, distributed.sums.stages)
         loader = _loader(case, structures, axes.graph)
         shares = share_in_lockstep(work, range(len(work)), layout, world.rank, config.batch.max_work)
-        micro_batches, timer = loader.load(shares), PhaseTimer(torch.device("cpu"))
+        micro_batches, timer = loader.load(shares), PhaseTimer(CPU)
         accumulate_gradients(distributed, micro_batches, denominators, config.loss, timer)
         update(distributed, optimizer, config.optimizer.clip_norm, timer)
         return Ran(world.ledger.rows(), [micro_batch.batch for micro_batch in micro_batches])
@@ -142,7 +148,7 @@ def ran_steps(case: Case) -> list[Ran]:
 
 
 def _loader(case: Case, structures: Sequence[Structure], graph: Any) -> BatchLoader:
-    return BatchLoader(structures, **CUTOFFS, dtype=getattr(torch, case.dtype), device=torch.device("cpu"), graph=graph)
+    return BatchLoader(structures, **CUTOFFS, dtype=getattr(torch, case.dtype), device=CPU, graph=graph)
 
 
 def halo_of(batch: GraphBatch) -> HaloCounts:
@@ -209,6 +215,7 @@ CASES = {
     "shard, three held": Case(model=MATRIS, layout=layout(2, shard=2), parallel={"gathered_blocks": 3}),
     "shard, kept": Case(model=MOE, layout=layout(2, shard=2), parallel=KEPT, recompute=True),
     "shard, replicas without work": Case(model=MATRIS, layout=layout(2, 2, shard=2), structures="single"),
+    "shard of a compat model": Case(model=COMPAT, layout=layout(2, shard=2), recompute=True),
     "graph": Case(model=MATRIS, layout=layout(2, graph=2)),
     "graph of experts, recomputed": Case(model=MOE, layout=layout(4, graph=4), recompute=True),
     "graph in half the unit": Case(model=MATRIS, layout=layout(4, graph=2), recompute=True, structures="single"),
@@ -245,11 +252,21 @@ CASES = {
         model=MOE, layout=layout(8, shard=2, graph=8, expert=4, placement="replica_first"), parallel=KEPT | HALVED,
         recompute=True, dtype="float32",
     ),
-    "hot experts kept": Case(
-        model=MOE, layout=layout(4, expert=4), structures="metals", max_work=10**9, parallel=KEPT, dtype="float32"
+    "lent experts kept": Case(
+        model=MOE, layout=layout(2, expert=2), structures="metals", max_work=4000, parallel=KEPT, dtype="float32"
     ),
-    "hot experts freed": Case(
-        model=MOE, layout=layout(4, expert=4), structures="metals", max_work=10**9, dtype="float32", recompute=True
+    "lent experts freed": Case(
+        model=MOE, layout=layout(2, expert=2), structures="metals", max_work=4000, dtype="float32", recompute=True
+    ),
+    "few lent experts freed": Case(
+        model=FEW, layout=layout(2, expert=2), structures="metals", max_work=4000, dtype="float32"
+    ),
+    "lent experts beside shards": Case(
+        model=MOE, layout=layout(2, shard=2, expert=2), structures="metals", max_work=4000, dtype="float32"
+    ),
+    "nothing lent": Case(
+        model=MOE, layout=layout(2, expert=2), structures="metals", max_work=4000, dtype="float32",
+        parallel={"expert_replication": False},
     ),
 }  # fmt: skip
 
@@ -257,3 +274,71 @@ CASES = {
 @pytest.mark.parametrize("name", list(CASES))
 def test_rows_equal_the_ledger(name: str) -> None:
     assert differences(CASES[name]) == {}
+
+
+def test_the_cases_reach_what_they_are_for() -> None:
+    """Two micro-batches with different plans, weights lent in some blocks only, empty ranks and micro-batches."""
+
+    def sizes(name: str) -> list[list[MicroBatchSizes]]:
+        ran = ran_steps(CASES[name])
+        return [sizes_of(CASES[name], ran, rank) for rank in range(len(ran))]
+
+    assert [size.lends() for size in sizes("few lent experts freed")[0]] == [{0, 2}, set()]
+    assert [len(one) for one in sizes("shard, replicas without work")] == [1, 1, 0, 0]
+    assert [[size.structures for size in one] for one in sizes("graph in half the unit")] == [[1], [1], [0], [0]]
+    assert all(len(one) == 2 for one in sizes("all three"))
+
+
+def test_one_rank_sends_nothing() -> None:
+    assert step_traffic(MOE, layout(1), 0, [MicroBatchSizes(structures=3)], TrafficSettings()) == []
+
+
+UNSHARED = replace(MOE, experts=replace(MOE.experts, num_shared_experts=0))
+
+
+@pytest.mark.parametrize(
+    "model", [*(preset(name) for name in PRESETS), MATRIS, MOE, COMPAT, UNSHARED, replace(MATRIS, num_blocks=1)]
+)
+def test_parameters_are_those_of_the_model(model: ModelConfig) -> None:
+    """Names and their order too: buckets are made in it."""
+    real = build_model(model, device="meta").named_parameters()
+    assert list(trained_parameters(model).items()) == [(name, p.numel()) for name, p in real if p.requires_grad]
+
+
+@pytest.mark.parametrize("model", [MATRIS, MOE])
+def test_units_hold_every_parameter_once(model: ModelConfig) -> None:
+    units = sharded_units(model, layout(8, shard=8))
+    assert len(units) == model.num_blocks + 1
+    total = sum(trained_parameters(model).values())
+    assert 0 <= 8 * sum(units.values()) - total < 8 * len(units)
+
+
+@pytest.mark.parametrize("keep", [2, 3, 5, None])
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_restorations_have_the_documented_closed_form(keep: int | None, micro_batches: int) -> None:
+    """Where every block is used: keep + 4 m (L - keep) gathers of blocks, and ``placement.restoring_phases``."""
+    num_blocks, held = 5, keep or 5
+    every = [set(range(num_blocks))] * micro_batches
+    found = restorations(num_blocks, keep, every, sharded=True, spread=True)
+    assert len(found.blocks) == held + 4 * micro_batches * (num_blocks - held)
+    left, ahead = list(range(num_blocks - held)), list(range(held, num_blocks))
+    for phase, blocks, first in (("FE", ahead, range(num_blocks)), ("FF", left, left), ("BF", ahead, ahead),
+                                 ("BE", left, left)):  # fmt: skip
+        wanted = sorted([*first, *(blocks * (micro_batches - 1))])
+        assert sorted(block for there, block in found.blocks if there == phase) == wanted
+    for (_, block), phases in found.experts.items():
+        assert tuple(phases) == restoring_phases(block, num_blocks, keep)
+    assert len(found.experts) == num_blocks * micro_batches
+    alone = restorations(num_blocks, keep, every, sharded=False, spread=True)
+    assert alone.experts == found.experts
+    assert alone.blocks == []
+
+
+def test_blocks_that_are_not_met_leave_room() -> None:
+    """Only block 2 of 4 lends, nothing is sharded: no other block drives its weights out."""
+    assert restoring_phases(2, 4, 2) == ("FE", "BF")
+    assert restorations(4, 2, [{2}], sharded=False, spread=True).experts[0, 2] == ["FE"]
+
+
+def test_shards_are_gathered_for_nothing_without_micro_batches() -> None:
+    assert restorations(4, 2, [], sharded=True, spread=True).blocks == [("FE", 0)]
