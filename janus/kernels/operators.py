@@ -1,16 +1,19 @@
-"""The operators that models call: the fused form on a CPU, the plain definition elsewhere (accelerators, meta)."""
+"""The operators that models call: the fused form on a CPU, the plain definition elsewhere and in compiled graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from janus.kernels import fused, grouped, reference
 
 
 def _form(tensor: Tensor) -> ModuleType:
+    if torch.compiler.is_compiling():  # autograd Functions in a compiled graph lose second derivatives, silently
+        return reference
     return fused if tensor.device.type == "cpu" else reference
 
 

@@ -55,27 +55,44 @@ def evaluate_potential(
     run_block = run_block or (recomputed if recompute else plain)
     with torch.enable_grad():
         with timed("FE"):
-            positions = batch.positions.detach().requires_grad_()
-            strain = torch.zeros_like(batch.cell, requires_grad=True)
-            moved, cell = geometry.strained(batch, positions, strain)
-            atoms = model.atom_features(batch, geometry.measure(batch, moved, cell), run_block)
-            atom_energy = model.atom_energies(atoms)
-            interaction = atom_energy.new_zeros(batch.num_structures).index_add(0, batch.structure_of_atom, atom_energy)
+            positions, strain = inputs(batch)
+            interaction, atoms = interaction_energies(model, batch, positions, strain, run_block)
         with timed("FF"), without_parameter_gradients():
             outputs = torch.autograd.grad(
                 interaction.sum(), [positions, strain], create_graph=create_graph, materialize_grads=True
             )
-            energy, virial = interaction.double() + _reference_energy(model, batch), outputs[1]
+            energy, virial = interaction.double() + reference_energy(model, batch), outputs[1]
             if batch.halo is not None:
                 energy, virial = _summed_over_group(batch, energy, virial)
-    volume = batch.volume[:, None, None]
-    stress = torch.where(volume > 0, virial / volume.clamp(min=torch.finfo(volume.dtype).tiny), 0.0)
+    stress = stress_of(virial, batch.volume)
     head = getattr(model, "magnetic_moment_head", None)
     moments = None if head is None else head(atoms)
     if not create_graph:
         energy, stress = energy.detach(), stress.detach()
         moments = None if moments is None else moments.detach()
     return Prediction(energy, -outputs[0], stress, moments)
+
+
+def inputs(batch: GraphBatch) -> tuple[Tensor, Tensor]:
+    """What energies are differentiated by: positions [N,3] angstrom, and a strain of zero [G,3,3]."""
+    return batch.positions.detach().requires_grad_(), torch.zeros_like(batch.cell, requires_grad=True)
+
+
+def interaction_energies(
+    model: nn.Module, batch: GraphBatch, positions: Tensor, strain: Tensor, run_block: BlockRunner
+) -> tuple[Tensor, Tensor]:
+    """Energy of each structure without its reference energies [G] eV, and the atoms' features [N,C]."""
+    moved, cell = geometry.strained(batch, positions, strain)
+    atoms = model.atom_features(batch, geometry.measure(batch, moved, cell), run_block)
+    atom_energy = model.atom_energies(atoms)
+    total = atom_energy.new_zeros(batch.num_structures).index_add(0, batch.structure_of_atom, atom_energy)
+    return total, atoms
+
+
+def stress_of(virial: Tensor, volume: Tensor) -> Tensor:
+    """dE/d(strain) [G,3,3] eV and volumes [G] angstrom^3 -> stress, zero where there is no volume."""
+    volume = volume[:, None, None]
+    return torch.where(volume > 0, virial / volume.clamp(min=torch.finfo(volume.dtype).tiny), 0.0)
 
 
 def plain(block: nn.Module, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -89,7 +106,7 @@ def _summed_over_group(batch: GraphBatch, energy: Tensor, virial: Tensor) -> tup
     return both[:, 0], both[:, 1:].unflatten(1, (3, 3)).to(virial.dtype)
 
 
-def _reference_energy(model: nn.Module, batch: GraphBatch) -> Tensor:
+def reference_energy(model: nn.Module, batch: GraphBatch) -> Tensor:
     """Sum of the atoms' reference energies -> [G] float64 (large numbers: float32 would round them)."""
     table = model.reference_energies.detach().double()
     total = torch.zeros(batch.num_structures, dtype=torch.float64, device=table.device)

@@ -33,6 +33,7 @@ from janus.parallel.sharding import ShardedParameters
 from janus.placement import ReplicationRule
 
 if TYPE_CHECKING:
+    from janus.model.compiled import CompiledPotential
     from janus.train.config import TrainConfig
 
 
@@ -60,6 +61,7 @@ class DistributedModel:
 
     pieces: what this rank keeps of each parameter, in the model's order; a parameter may have no piece here.
     shapes: of every trainable parameter of the undistributed model, in its order.
+    compiled: what evaluates training batches instead of ``evaluate_potential``, of an undivided model.
     """
 
     layout: Layout
@@ -71,6 +73,7 @@ class DistributedModel:
     pieces: dict[str, Piece]
     shapes: dict[str, tuple[int, ...]]
     spreads_experts: bool
+    compiled: CompiledPotential | None = None
 
     @property
     def graph_index(self) -> int:
@@ -106,6 +109,8 @@ class DistributedModel:
             if tokens is not None:
                 for layer, counts in (self.model.tokens_per_expert(batch) or {}).items():
                     tokens[layer] = tokens.get(layer, 0) + counts
+            if self.compiled is not None and create_graph:
+                return self.compiled(batch, phase=timed)
             return evaluate_potential(
                 self.model, batch, create_graph=create_graph, phase=timed, run_block=self.sharded.run_block
             )
@@ -163,6 +168,8 @@ def distribute(
         config.model, seed=config.run.seed, dtype=getattr(torch, config.run.dtype), device=communicator.device,
         on_block=divide_block,
     )  # fmt: skip
+    # on all ranks or on none: a host may lack what compiling needs
+    compiled = communicator.together(lambda: _compiled(model)) if config.run.compile else None
     if layout.shard_degree > 1:
         sharded.add_root(model, exclude=list(spread))
     shapes = {
@@ -177,8 +184,14 @@ def distribute(
     return DistributedModel(
         layout=layout, rank=communicator.rank, axes=axes, model=model, sharded=sharded,
         sums=GradientSums(pieces, sharded, bucket_bytes=parallel.bucket_bytes),
-        pieces=pieces, shapes=shapes, spreads_experts=layout.expert_degree > 1,
+        pieces=pieces, shapes=shapes, spreads_experts=layout.expert_degree > 1, compiled=compiled,
     )  # fmt: skip
+
+
+def _compiled(model: nn.Module) -> CompiledPotential:
+    from janus.model.compiled import CompiledPotential  # the compiler takes a second to import
+
+    return CompiledPotential(model)
 
 
 def _mixtures(block: nn.Module) -> dict[str, MixtureOfExperts]:

@@ -128,6 +128,7 @@ class RunConfig:
     hang_timeout_s: longest wait in one collective before the ranks that did not come are named and the run stops.
     recompute: second-order activation checkpointing. verify: before step 0, hold the layout to a single process on a
     small batch (as 'janus check gradients' does) and refuse to train if they differ.
+    compile: energies and forces as one compiled graph (minutes at the first step); matris models that are not divided.
     tf32: TF32 matrix products on GPUs that have them. checkpoint_every, validate_every: in steps; 0: never
     (a checkpoint is still written at the end). keep: newest checkpoints kept, beside the best one.
     """
@@ -141,6 +142,7 @@ class RunConfig:
     threads: int = 0
     hang_timeout_s: float = 1800.0
     recompute: bool = False
+    compile: bool = False
     verify: bool = False
     checkpoint_every: int = 100
     validate_every: int = 0
@@ -235,6 +237,27 @@ class TrainConfig:
             raise UserError(
                 f"parallel.graph_degree is {self.parallel.graph_degree} but the model is compat, whose softmax cannot "
                 "be split over ranks: set it to 1 or model.compat to false"
+            )
+        if self.run.compile:
+            self._require_compilable()
+
+    def _require_compilable(self) -> None:
+        for name in ("shard_degree", "graph_degree", "expert_degree"):
+            degree = getattr(self.parallel, name)
+            if degree > 1:
+                raise UserError(
+                    f"run.compile is true and parallel.{name} is {degree}: a compiled graph cannot hold the exchanges "
+                    f"between ranks; set run.compile to false or parallel.{name} to 1"
+                )
+        if self.run.recompute:
+            raise UserError(
+                "run.compile and run.recompute are both true: a compiled graph decides itself what it keeps; "
+                "set one of them to false"
+            )
+        if self.model.experts is not None:
+            raise UserError(
+                f"run.compile is true and model.family is {self.model.family!r}: the number of rows of each expert "
+                "depends on the data, which one graph for all batches cannot hold; set run.compile to false"
             )
 
 
