@@ -32,11 +32,13 @@ EXAMPLES = """examples:
   mpiexec -n 2 janus check gradients --parallel.unit=2 --parallel.shard_degree=2 --parallel.transport=mpi
 
 The layout is given as for 'janus train'; any setting can be given as --SECTION.FIELD=VALUE. run.dtype is float64 here
-unless it is set. Without --data, structures are made on the spot.
+unless it is set, and hot experts are lent wherever that balances the load. Without --data, structures are made on the
+spot.
 """
 DEFAULT_STRUCTURES = 5
 DEFAULT_MAX_ATOMS = 12
 SHOWN_GRADIENTS = 5
+LENDS_ALWAYS = 1e-6  # so few structures would seldom be worth lending an expert, and then that would not be checked
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,8 +90,11 @@ def read_request(arguments: Sequence[str]) -> tuple[argparse.Namespace, TrainCon
     overlay: dict[str, Any] = {}
     if options.model is not None:
         overlay["model"] = {"preset": options.model}
-    if "dtype" not in apply_overrides({}, words).get("run", {}):
+    given = apply_overrides({}, words)
+    if "dtype" not in given.get("run", {}):
         overlay["run"] = {"dtype": "float64"}
+    if "expert_flops_per_byte" not in given.get("parallel", {}):
+        overlay["parallel"] = {"expert_flops_per_byte": LENDS_ALWAYS}
     return options, load_train_config(options.config, overlay, overrides=words)
 
 

@@ -165,17 +165,9 @@ class GraphBatch:
         """rows [N,C] of owned atoms -> [N+H,C], those of the ghosts behind them."""
         return self.exchange(("ghosts", rows))[0]
 
-    def sum_to_owners(self, rows: Tensor) -> Tensor:
-        """rows [N+H,C] -> [N,C], the rows of ghosts added where they are owned."""
-        return self.exchange(("owners", rows))[0]
-
     def sum_over_sharers_of_pairs(self, rows: Tensor) -> Tensor:
         """rows [U,C] -> [U,C], summed over the ranks that share the pair."""
         return self.exchange(("pairs", rows))[0]
-
-    def sum_over_sharers_of_bonded_pairs(self, rows: Tensor) -> Tensor:
-        """rows [P,C] -> [P,C], summed over the ranks that share the bonded pair."""
-        return self.exchange(("bonded_pairs", rows))[0]
 
     def sum_over_group(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks that hold parts of this batch."""

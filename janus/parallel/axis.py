@@ -33,7 +33,7 @@ class Pending:
 
 
 class Axis(ABC):
-    """A group of ranks. name: "shard", "graph", "expert", "replica" ...; ranks: of the whole job, in group order;
+    """A group of ranks. name: as in ``janus.layout.AxisName``; ranks: of the whole job, in group order;
     index: this rank's place among them.
 
     Tensors are contiguous and on the axis's device. All ranks of the group call the same collectives in one order.

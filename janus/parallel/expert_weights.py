@@ -1,9 +1,9 @@
 """Weights of experts on the move: what a rank keeps, how others' are restored here, how gradients return to them.
 
 One all-to-all restores the weights of the experts that a plan gives to each rank, as a matrix [m, 3 d h] with a row
-(inner, outer) per expert; one in the loss's backward takes the gradients home, where they are summed. Both run while
-what lies between ``borrow`` and ``finish`` is computed. The matrix may be registered as a gathered buffer
-(``gathered.py``), to be freed and restored. It does not own the plan.
+(inner, outer) per expert; one in the loss's backward takes the gradients home, where they are summed. The
+matrix may be registered as a gathered buffer (``gathered.py``), to be freed and restored: it is then fetched while the
+block before runs, else while what lies between ``borrow`` and ``finish`` is computed. It does not own the plan.
 Legend: m experts restored here, n ranks, d width, h hidden channels, X experts.
 """
 

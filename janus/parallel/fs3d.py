@@ -203,10 +203,11 @@ def _spread(
     buffers: GatheredBuffers,
 ) -> list[Piece]:  # fmt: skip
     parallel = config.parallel
+    rule = ReplicationRule(flops_per_byte=parallel.expert_flops_per_byte) if parallel.expert_replication else None
     return spread_experts(
         mixture, axes.expert, axes.expert_copies, prefix=f"{prefix}{name}.",
         tokens="edges" if name.startswith("message_update") else "atoms",
-        strategy=parallel.expert_strategy, rule=ReplicationRule() if parallel.expert_replication else None,
+        strategy=parallel.expert_strategy, rule=rule,
         compressed=parallel.expert_compression == "float16", buffers=buffers, block=index,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 A *gathered buffer* belongs to a block (0, 1, ... in order of use) and can be filled again at any time by a collective.
 Inside ``GatheredBuffers.hooks()`` every tensor that autograd saves and whose storage is a gathered buffer is replaced
 by (buffer, size, stride, offset); when it is wanted again, a view of the buffer, restored if it has been freed, is
-returned. It does not own what the buffers hold (``sharding.py``, ``experts.py``).
+returned. It does not own what the buffers hold (``sharding.py``, ``expert_weights.py``).
 
 Which blocks are held: the one in use and the one being fetched ahead, ``keep`` = 2 in all. The direction of travel is
 read off the accesses: FE and BF climb, FF and BE descend. On arrival at a block from another the one left behind is
@@ -76,8 +76,8 @@ class _Saved(NamedTuple):
 class GatheredBuffers:
     """All gathered buffers of a rank and who of them is held. keep: blocks held at a time, None: all until ``drop``.
 
-    peak_bytes, peak_blocks: the most that was alive at once since the last ``drop``, by the lifetimes of the memory
-    itself: a forgotten reference counts.
+    peak_bytes, peak_blocks: the most that was alive at once since the last ``reset_peak``, by the lifetimes of the
+    memory itself: a forgotten reference counts.
     """
 
     def __init__(self, keep: int | None = 2) -> None:

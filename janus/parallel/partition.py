@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# positions are rounded before they are compared, so that a plane of equivalent atoms is one plane on every host
+# positions are rounded before they are compared, so that a plane of equivalent atoms is one plane on every rank
 _DECIMALS = 6
 # Across a periodic direction the first cut opens two faces, each later one opens one. By area alone this were 1/2; a
 # little more prefers blocks to slabs of equal area, which on crystals of 150 to 1700 atoms had the fewest shared pairs.

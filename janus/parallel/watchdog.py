@@ -135,16 +135,19 @@ class Watchdog:
         return self._find_hang([json.loads(beat) for beat in beats]) if len(beats) == world_size else None
 
     def _find_hang(self, beats: list[list[float]]) -> str | None:
-        """Names the ranks that have not come to a collective in which another has waited too long."""
+        """Names the ranks that have not come to a collective in which another has waited too long.
+
+        Groups differ in how many collectives they have, so counts only choose among the ranks that are in none.
+        """
         longest_s = max(beat[2] for beat in beats)
         if longest_s <= self._hang_timeout_s:
             return None
         furthest = max(beat[1] for beat in beats)
         behind = [rank for rank, beat in enumerate(beats) if beat[1] < furthest]
-        # of those, ranks inside a collective wait themselves, in another group, for one that is not
-        missing = [rank for rank in behind if beats[rank][2] == 0.0] or behind
+        outside = [rank for rank, beat in enumerate(beats) if beat[2] == 0.0]
+        missing = [rank for rank in outside if rank in behind] or outside or behind
         names = ", ".join(self._name(rank) for rank in missing[:8]) or "no rank in particular"
-        return f"{names} did not come to collective {furthest:.0f} in which others waited {longest_s:.0f} s"
+        return f"{names} did not come to a collective in which others waited {longest_s:.0f} s"
 
     def _exit(self, message: str, *, speak: bool) -> None:
         """Leave marks, print where this rank speaks for all, end this process at once with code 1."""

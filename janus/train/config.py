@@ -174,7 +174,8 @@ class ParallelConfig:
     transport: what carries the axes' data. auto: NCCL between GPUs, gloo between CPUs; mpi: non-blocking MPI (CPUs).
     gathered_blocks: blocks whose sharded parameters may be gathered at one time (2: the one in use and the next one);
     0 keeps every block gathered until the end of a step, for speed. Experts: "tokens" move to experts, or expert
-    "weights" to tokens; expert_replication: hot experts are copied to idle ranks for a step where that pays;
+    "weights" to tokens; expert_replication: hot experts are copied to idle ranks for a step where that pays, by
+    expert_flops_per_byte, what a rank computes while its link carries one byte (janus.placement.ReplicationRule);
     expert_compression: what the expert all-to-all carries. bucket_bytes: size of the flattened gradient buckets that
     one all-reduce carries.
     """
@@ -189,11 +190,12 @@ class ParallelConfig:
     gathered_blocks: int = 2
     expert_strategy: Literal["tokens", "weights"] = "tokens"
     expert_replication: bool = True
+    expert_flops_per_byte: float = 200.0
     expert_compression: Literal["none", "float16"] = "none"
     bucket_bytes: int = 25 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        require_positive(self, "bucket_bytes")
+        require_positive(self, "bucket_bytes", "expert_flops_per_byte")
         if self.gathered_blocks != 0 and self.gathered_blocks < 2:
             raise UserError(
                 f"parallel.gathered_blocks is {self.gathered_blocks}: use 2 (the block in use and the next) or more, "

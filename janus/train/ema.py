@@ -27,11 +27,6 @@ class WeightAverage:
         averages = list(self.tensors.values())
         torch._foreach_lerp_(averages, [p.detach() for p in self._parameters.values()], 1 - decay)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over averages read from a checkpoint."""
-        for name, average in self.tensors.items():
-            average.copy_(tensors[name])
-
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the model computes with the averages."""

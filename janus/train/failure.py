@@ -12,10 +12,13 @@ import torch
 from janus.parallel.fs3d import DistributedModel
 from janus.train.config import LossConfig
 from janus.train.loader import BatchLoader, MicroBatch
-from janus.train.loss import Labels, batch_loss, denominators_of_labels
+from janus.train.loss import Denominators, Labels, batch_loss
 
 if TYPE_CHECKING:
     from janus.data.store import StructureStore
+
+# every term of the loss on every rank, whatever labels it has: they run the same backward
+ALIKE = Denominators(energies=1, force_components=1, stress_components=1)
 
 
 def find_offenders(
@@ -41,7 +44,7 @@ def _what_is_not_finite(distributed: DistributedModel, micro_batch: MicroBatch, 
     labels: Labels = micro_batch.labels
     with distributed.step():
         prediction = distributed.evaluate(micro_batch.batch, create_graph=True)
-        loss, _ = batch_loss(prediction, labels, denominators_of_labels(labels), loss_config)
+        loss, _ = batch_loss(prediction, labels, ALIKE, loss_config)
         distributed.backward(loss, is_last=False)
     for kind, owner in (("label", labels), ("predicted", prediction)):
         for name in ("energy", "forces", "stress"):

@@ -16,6 +16,7 @@ import torch
 from janus.parallel.communication import Communicator
 from janus.parallel.fs3d import DistributedModel
 from janus.parallel.job import RunFailedError
+from janus.parallel.pieces import leaves
 from janus.train.checkpoint import Checkpoint
 from janus.train.checkpoint_save import PendingSave, save_checkpoint
 from janus.train.config import TrainConfig
@@ -69,13 +70,13 @@ class Trainer:
         self.pieces = distributed.pieces
         self.optimizer = build_optimizer(self.pieces, config.optimizer, distributed.sums.stages)
         decay = config.optimizer.ema_decay
-        leaves = {name: piece.parameter for name, piece in self.pieces.items()}
-        self.average = WeightAverage(leaves, decay) if decay > 0 else None
+        self.average = WeightAverage(leaves(self.pieces), decay) if decay > 0 else None
         self.sampler = Sampler(training.store.work, training.indices, config.batch.structures, config.run.seed)
         self.num_steps = config.run.num_steps(len(training.indices), config.batch.structures)
         self.loader, self.validation_loader = (self._loader_of(part) for part in (training, validation))
         self.steps_done, self.best_score, self.saved_step = 0, math.inf, -1
         self.pending_save: PendingSave | None = None
+        self.sent_last_step: list[dict[str, str | int]] = []
 
     def _loader_of(self, subset: Subset | None) -> BatchLoader | None:
         if subset is None:
@@ -163,6 +164,7 @@ class Trainer:
             "tokens": tokens,
         }  # fmt: skip
         ranks = self.communicator.gather_objects(mine)
+        self.sent_last_step = self.communicator.ledger.rows()
         self.steps_done = outcome.steps_done = step + 1
         line = self._line(step, rate, totals, norm, ranks)
         outcome.final = final_numbers(line)

@@ -216,7 +216,7 @@ def run_session(session: Session, flag: InterruptFlag) -> tuple[dict[str, Any], 
         "peak_memory_bytes": communicator.gather_objects(peak_memory_bytes(communicator.device)),
         "final": outcome.final or _last_line(session.folder),
         "validation": outcome.validation,
-        "sent_last_step": communicator.gather_objects(communicator.ledger.rows()),
+        "sent_last_step": communicator.gather_objects(trainer.sent_last_step),
         "wall_s": time.time() - session.process_start,
     }
     if is_first:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 
 from janus.layout import layouts_of
@@ -14,7 +14,8 @@ FAMILIES = ("matris", "matris-moe")
 @dataclass(frozen=True, order=True)
 class Cell:
     """One case. structures: "mixed" (uneven, with a one-atom cell, an isolated atom and a cluster) or "single"
-    (one structure: all but one graph group are empty). gathered_blocks, strategy, replication as in ParallelConfig.
+    (one structure: all but one graph group are empty). gathered_blocks, strategy as in ParallelConfig; lends: hot
+    experts are lent whenever that balances the load, however many bytes it costs.
     """
 
     world_size: int
@@ -29,7 +30,9 @@ class Cell:
     recompute: bool
     gathered_blocks: int
     strategy: str
+    lends: bool
     clip: bool
+    dtype: str = "float64"
 
     @property
     def name(self) -> str:
@@ -49,13 +52,14 @@ def all_cells() -> list[Cell]:
             transports = ("gloo", "mpi") if world_size > 1 else ("gloo",)
             placements = ("unit_first", "replica_first") if 1 < layout.unit < world_size else ("unit_first",)
             gathered = (2, 0) if layout.shard_degree > 1 else (2,)
-            strategies = ("tokens", "weights") if layout.expert_degree > 1 else ("tokens",)
-            for transport, placement, structures, recompute, blocks, strategy, clip in product(
+            spread = layout.expert_degree > 1
+            strategies = [("tokens", True), ("tokens", False), ("weights", False)] if spread else [("tokens", False)]
+            for transport, placement, structures, recompute, blocks, (strategy, lends), clip in product(
                 transports, placements, ("mixed", "single"), (False, True), gathered, strategies, (True, False)
             ):
                 cells.append(Cell(
                     world_size, transport, family, layout.unit, layout.shard_degree, layout.graph_degree,
-                    layout.expert_degree, placement, structures, recompute, blocks, strategy, clip,
+                    layout.expert_degree, placement, structures, recompute, blocks, strategy, lends, clip,
                 ))  # fmt: skip
     return cells
 
@@ -76,9 +80,21 @@ def covering_cells() -> list[Cell]:
     return chosen
 
 
+def delicate_cells() -> list[Cell]:
+    """What pairs do not bring together: freed shards, freed experts and recomputation of one block; float32."""
+    both = Cell(4, "mpi", "matris-moe", 4, 4, 2, 2, "unit_first", "mixed", True, 2, "weights", False, True)
+    lent = replace(both, transport="gloo", strategy="tokens", lends=True, clip=False)
+    single = [
+        Cell(4, "mpi", "matris-moe", 4, 2, 2, 4, "unit_first", "mixed", False, 2, "tokens", True, True),
+        Cell(2, "gloo", "matris", 2, 2, 2, 1, "unit_first", "mixed", True, 2, "tokens", False, True),
+        Cell(2, "mpi", "matris-moe", 2, 2, 1, 2, "unit_first", "mixed", False, 0, "weights", False, False),
+    ]
+    return [both, lent, *(replace(cell, dtype="float32") for cell in single)]
+
+
 def default_cells() -> list[Cell]:
-    """The covering choice, and every layout of 2 ranks."""
-    chosen = covering_cells()
+    """The covering choice, what is delicate, and every layout of 2 ranks."""
+    chosen = [*covering_cells(), *delicate_cells()]
     seen = {(c.family, c.unit, c.shard_degree, c.graph_degree, c.expert_degree) for c in chosen if c.world_size == 2}
     for cell in all_cells():
         key = (cell.family, cell.unit, cell.shard_degree, cell.graph_degree, cell.expert_degree)

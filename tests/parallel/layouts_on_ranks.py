@@ -1,6 +1,6 @@
 """Run under mpiexec by test_layouts.py: cells of the correctness matrix against one process, as JSON by rank 0.
 
-Arguments: a JSON list of cells, all of this world size. float64. Rank 0 keeps each family's single-process results.
+Arguments: a JSON list of cells, all of this world size. Rank 0 keeps each family's single-process results.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ase.build import bulk, molecule
 from janus.config import ExpertConfig, ModelConfig
 from janus.layout import Layout
 from janus.model.build import build_model
+from janus.model.experts import MixtureOfExperts
 from janus.parallel.communication import Communicator, connect
 from janus.parallel.fs3d import Axes, DistributedModel, distribute
 from janus.train.config import (
@@ -70,21 +71,22 @@ def config_of(cell: Cell) -> TrainConfig:
         batch=BatchConfig(max_work=1500),
         loss=LossConfig(kind="huber", energy=1.0, forces=2.0, stress=30.0),
         optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=CLIP_NORM if cell.clip else None),
-        run=RunConfig(dtype="float64", seed=3, recompute=cell.recompute),
+        run=RunConfig(dtype=cell.dtype, seed=3, recompute=cell.recompute),
         parallel=ParallelConfig(
             unit=cell.unit, shard_degree=cell.shard_degree, graph_degree=cell.graph_degree,
             expert_degree=cell.expert_degree, placement=cell.placement, gathered_blocks=cell.gathered_blocks,
-            expert_strategy=cell.strategy, bucket_bytes=20_000,
+            expert_strategy=cell.strategy, expert_replication=cell.lends, expert_flops_per_byte=1e-6,
+            bucket_bytes=20_000,
         ),
     )  # fmt: skip
 
 
 @lru_cache
-def weights_of_one_process(family: str, kind: str, clip: bool) -> dict[str, torch.Tensor]:
+def weights_of_one_process(family: str, kind: str, clip: bool, dtype: str) -> dict[str, torch.Tensor]:
     """Parameters after some AdamW steps by one process with torch's own clipping."""
-    cell = Cell(1, "gloo", family, 1, 1, 1, 1, "unit_first", kind, False, 2, "tokens", clip)
+    cell = Cell(1, "gloo", family, 1, 1, 1, 1, "unit_first", kind, False, 2, "tokens", False, clip, dtype)
     config, structures = config_of(cell), structures_of(kind)
-    model = build_model(config.model, seed=config.run.seed, dtype=torch.float64)
+    model = build_model(config.model, seed=config.run.seed, dtype=getattr(torch, dtype))
     parameters = trainable(model)
     optimizer = build_optimizer(parameters, config.optimizer)
     for _ in range(ADAMW_STEPS):
@@ -119,15 +121,21 @@ def examine(cell: Cell, communicator: Communicator, axes_of: dict) -> dict:
     train_in_layout(distributed, config, structures, communicator)
     reference = None
     if communicator.rank == 0:
-        reference = weights_of_one_process(cell.family, cell.structures, cell.clip)
+        reference = weights_of_one_process(cell.family, cell.structures, cell.clip, cell.dtype)
     values = {name: piece.parameter for name, piece in distributed.pieces.items()}
     weights = compare_tensors(distributed.pieces, values, reference, distributed.shapes, communicator)
+    lent = sum(
+        int(module.exchange.plan.borrowed.sum())
+        for module in distributed.model.modules()
+        if isinstance(module, MixtureOfExperts) and module.exchange is not None and cell.strategy == "tokens"
+    )
     peak_blocks = distributed.sharded.buffers.peak_blocks
     return {
         "outputs": [error.to_mapping() for error in comparison.outputs],
         "gradients": [error.to_mapping() for error in comparison.gradients],
         "weights": [error.to_mapping() for error in weights],
         "peak_blocks": peak_blocks,
+        "lent": lent,
     }
 
 

@@ -19,8 +19,8 @@ LIMIT_S = 30.0  # in which all ranks must have stopped
     [
         ("mpi", "exception", "janus train: rank 3 on {host}: ValueError: something odd on purpose; all ranks stop"),
         # rank 2 waits for rank 3 in their own group, behind the others but not to blame
-        ("mpi", "absent", "janus train: rank 3 on {host} did not come to collective"),
-        ("gloo", "absent", "janus train: rank 3 on {host} did not come to collective"),
+        ("mpi", "absent", "janus train: rank 3 on {host} did not come to a collective"),
+        ("gloo", "absent", "janus train: rank 3 on {host} did not come to a collective"),
         ("mpi", "killed", "janus: rank 3 (process "),
     ],
 )

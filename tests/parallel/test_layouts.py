@@ -1,7 +1,8 @@
 """The correctness matrix: layouts of 1 to 8 ranks over both transports equal one process, to the double backward.
 
 One launch per number of ranks, which loops over its cells. float64: a layout sums in another order, so errors are a few
-1e-15 per operation; 1e-10 leaves room for cancellation in small gradients.
+1e-15 per operation; 1e-10 leaves room for cancellation in small gradients. float32: 1e-3, where second derivatives
+cancel; its weights are not compared, for AdamW turns the rounding of a vanishing gradient into a full step.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tests.train_runs import launch
 
 SCRIPT = Path(__file__).parent / "layouts_on_ranks.py"
 GRADIENT_TOLERANCE, WEIGHT_TOLERANCE, ZERO_TOLERANCE = 1e-10, 1e-9, 1e-12
+SINGLE_TOLERANCE, SINGLE_ZERO_TOLERANCE = 1e-3, 1e-6
 
 
 def run_cells(world_size: int, cells: list[Cell], timeout_s: float) -> list[dict]:
@@ -27,11 +29,11 @@ def run_cells(world_size: int, cells: list[Cell], timeout_s: float) -> list[dict
     return found
 
 
-def failures(rows: list[dict], tolerance: float) -> list[tuple[str, float]]:
+def failures(rows: list[dict], tolerance: float, zero_tolerance: float = ZERO_TOLERANCE) -> list[tuple]:
     """Tensors that are off. A NaN is off."""
     off = []
     for row in rows:
-        limit = tolerance * row["reference"] if row["reference"] > 0 else ZERO_TOLERANCE
+        limit = max(tolerance * row["reference"], zero_tolerance if row["reference"] < zero_tolerance else 0.0)
         if not row["difference"] <= limit:
             off.append((row["name"], row["difference"], row["reference"]))
     return off
@@ -43,15 +45,21 @@ def check(found: list[dict]) -> None:
         assert len(row["outputs"]) == 3
         assert len(row["gradients"]) == len(row["weights"]) > 50
         assert sum(error["reference"] > 0 for error in row["gradients"]) > 40
-        off = [
-            *failures(row["outputs"], GRADIENT_TOLERANCE),
-            *failures(row["gradients"], GRADIENT_TOLERANCE),
-            *failures(row["weights"], WEIGHT_TOLERANCE),
-        ]
+        if "dtype=float32" in row["cell"]:
+            off = failures([*row["outputs"], *row["gradients"]], SINGLE_TOLERANCE, SINGLE_ZERO_TOLERANCE)
+        else:
+            off = [
+                *failures([*row["outputs"], *row["gradients"]], GRADIENT_TOLERANCE),
+                *failures(row["weights"], WEIGHT_TOLERANCE),
+            ]
         if off:
             problems[row["cell"]] = off[:4]
         if "gathered_blocks=2" in row["cell"]:
             assert row["peak_blocks"] <= 2, row["cell"]
+        if "lends=False" in row["cell"]:
+            assert row["lent"] == 0, row["cell"]
+    lenders = [row["lent"] for row in found if "lends=True" in row["cell"]]
+    assert not lenders or max(lenders) > 0
     assert problems == {}
 
 
@@ -69,7 +77,7 @@ def test_layouts_equal_one_process(world_size: int) -> None:
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.timeout(3600)
 def test_every_layout_equals_one_process(world_size: int, family: str, transport: str) -> None:
-    """Every layout, each in one variant, another for the next: every option meets every degree."""
+    """Every layout, each in one variant, another for the next."""
     cells, variants = [], {}
     for cell in all_cells():
         if (cell.world_size, cell.family, cell.transport) == (world_size, family, transport):

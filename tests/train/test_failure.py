@@ -85,7 +85,7 @@ def test_a_killed_rank_is_named_where_no_launcher_stops_the_others(store, tmp_pa
     ("way", "expected"),
     [
         ("exception", "janus train: rank 1 on {host}: ValueError: something odd on purpose; all ranks stop"),
-        ("absent", "janus train: rank 1 on {host} did not come to collective"),
+        ("absent", "janus train: rank 1 on {host} did not come to a collective"),
     ],
 )
 def test_a_rank_that_fails_or_hangs_is_named(way, expected):
