@@ -74,10 +74,6 @@ def _evaluated(model: nn.Module, batch: GraphBatch, evaluate: Any) -> tuple[Pred
     loss.backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return prediction, {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in trained.items()}
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
 
 
 def _fused(model: nn.Module, batch: GraphBatch) -> tuple[Prediction, Gradients]:
