@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,9 @@ import pytest
 import torch
 from ase.build import bulk
 from test_failure import ranks_of
-from train_runs import CUTOFFS, TINY, command, environment, labelled, launch, make_store, make_structures
+from train_runs import BIN, CUTOFFS, TINY, command, environment, labelled, launch, make_store, make_structures
 
+from janus.calculator import JanusCalculator
 from janus.cli.main import main
 from janus.data.store import write_store
 from janus.train.checkpoint import latest_good
@@ -27,6 +29,7 @@ from janus.train.steplog import read_step_log
 
 TROUBLED = str(Path(__file__).with_name("troubled_rank.py"))
 STOP_LIMIT_S = 30.0  # in which all ranks must have stopped
+LAUNCH_LIMIT_S = 240.0  # of a whole launch, on a busy host
 NUM_STEPS = 24
 EXPERTS = ["--model", "matris-moe-tiny", "--model.num_blocks=2", *TINY[1:]]
 RUN = ["--run.dtype=float64", "--run.checkpoint_every=4", "--batch.structures=4", "--steps", str(NUM_STEPS)]
@@ -59,10 +62,10 @@ def start(num_ranks, store, out, *words, trouble="none"):
 
 
 def wait_until(process, condition):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + LAUNCH_LIMIT_S
     while not condition():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "nothing happened for 90 s"
+        assert time.monotonic() < deadline, "nothing happened in time"
         time.sleep(0.01)
 
 
@@ -76,7 +79,7 @@ def resume(num_ranks, out, *words):
     if num_ranks == 1:
         assert main(arguments) == 0
         return ""
-    done = launch(num_ranks, "-m", "janus", *arguments)
+    done = launch(num_ranks, "-m", "janus", *arguments, timeout_s=LAUNCH_LIMIT_S)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -168,7 +171,7 @@ def test_a_signal_saves_on_all_ranks(store, tmp_path, transport, number, code):
 
 def test_a_full_disk_of_one_rank_stops_all_and_keeps_what_is_there(store, tmp_path):
     out = tmp_path / "run"
-    done = start(2, store, out, *TWO, trouble="disk=1").communicate(timeout=90)
+    done = start(2, store, out, *TWO, trouble="disk=1").communicate(timeout=LAUNCH_LIMIT_S)
     assert "the checkpoint of step 4 could not be written (File too large" in done[1]
     assert "on rank 1); there is none before it" in done[1]
     assert "Traceback" not in done[1]
@@ -180,7 +183,7 @@ def test_a_full_disk_of_one_rank_stops_all_and_keeps_what_is_there(store, tmp_pa
 def test_a_damaged_piece_of_one_rank_costs_its_checkpoint(store, straight, tmp_path, damage):
     out = tmp_path / "run"
     process = start(2, store, out, *TWO, "--stop-after", "8")
-    assert process.wait(timeout=90) == 0
+    assert process.wait(timeout=LAUNCH_LIMIT_S) == 0
     (folder, before) = list_checkpoints(out / "checkpoints")
     piece = folder / "exp_avg-00001.safetensors"
     content = bytearray(piece.read_bytes())
@@ -201,8 +204,10 @@ def test_structures_with_bad_labels_are_named_by_all_ranks_together(tmp_path):
     structures[3] = replace(structures[3], forces=forces)
     bad = write_store(tmp_path / "bad.store", structures, **CUTOFFS)
     out = tmp_path / "run"
-    process = start(4, bad, out, *FOUR, "--parallel.gathered_blocks=0", "--run.validate_every=1")
-    _, errors = process.communicate(timeout=90)
+    process = start(
+        4, bad, out, *FOUR, "--parallel.gathered_blocks=0", "--data.validation_fraction=0.1", "--run.validate_every=1"
+    )
+    _, errors = process.communicate(timeout=LAUNCH_LIMIT_S)
     assert process.returncode == 1
     assert errors.count("is not finite") == 1
     assert "is not finite, in structure 3 'Au-3' (forces label); " in errors
@@ -221,7 +226,9 @@ def test_a_cell_beyond_one_ranks_memory_trains_across_four(tmp_path):
         limits = environment() | {"MALLOC_ARENA_MAX": "1"}
         words = command(num_ranks, TROUBLED, cap, *start, str(tmp_path / name), *words)
         stacks = ["sh", "-c", 'ulimit -s 1024; exec "$@"', "sh"]
-        return subprocess.run([*stacks, *words], capture_output=True, text=True, timeout=120, env=limits, check=False)
+        return subprocess.run(
+            [*stacks, *words], capture_output=True, text=True, timeout=LAUNCH_LIMIT_S, env=limits, check=False
+        )
 
     def losses(name):
         return [line["loss"] for line in read_step_log(tmp_path / name / "steps.jsonl")]
@@ -250,7 +257,18 @@ def test_a_cell_beyond_one_ranks_memory_trains_across_four(tmp_path):
 def test_a_collective_that_loses_an_adjoint_is_caught(loss_of, transport):
     """Energies, forces and stresses are right all the same: the error is silent."""
     layout = [*TWO[:3], "--parallel.expert_degree=2", transport]
-    done = launch(4, TROUBLED, f"deaf={loss_of}", "check", "gradients", *EXPERTS, *layout, "--structures=3", "--json")
+    done = launch(
+        4,
+        TROUBLED,
+        f"deaf={loss_of}",
+        "check",
+        "gradients",
+        *EXPERTS,
+        *layout,
+        "--structures=3",
+        "--json",
+        timeout_s=LAUNCH_LIMIT_S,
+    )
     assert done.returncode == 1, done.stderr
     document = json.loads(done.stdout)
     assert (document["schema"], document["passes"]) == ("janus.check/1", False)
@@ -260,7 +278,7 @@ def test_a_collective_that_loses_an_adjoint_is_caught(loss_of, transport):
 
 def test_a_layout_that_is_not_exact_does_not_train(store, tmp_path):
     process = start(2, store, tmp_path / "run", *TWO, "--run.verify=true", trouble="deaf=all_to_all/BE")
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=LAUNCH_LIMIT_S)
     assert process.returncode == 1
     assert errors.count("the layout differs from a single process by more than 1e-10 in") == 1
     assert "Traceback" not in errors
@@ -272,6 +290,67 @@ def test_an_exact_layout_is_verified_and_trains(store, tmp_path, dtype):
     """The two smallest structures pull the last bias in opposite directions: nothing is left but rounding."""
     out = tmp_path / "run"
     words = [*TWO, "--run.verify=true", f"--run.dtype={dtype}", "--stop-after", "2"]
-    _, errors = start(2, store, out, *words).communicate(timeout=90)
+    _, errors = start(2, store, out, *words).communicate(timeout=LAUNCH_LIMIT_S)
     assert "the layout equals a single process within" in errors
     assert json.loads((out / "run.json").read_text())["steps_done"] == 2
+
+
+def test_torchrun_trains_a_layout_with_fewer_structures_than_data_groups(store, tmp_path, capsys):
+    """One structure per step for two graph groups, a validation of two, averaged weights; then used as any run is."""
+    out = tmp_path / "run"
+    words = ["--parallel.unit=2", "--parallel.shard_degree=2", "--parallel.expert_degree=2", "--batch.structures=1",
+             "--batch.max_work=1", "--data.validation_fraction=0.2", "--run.validate_every=2",
+             "--stop-after=4"]  # fmt: skip
+    arguments = ["train", "--data", str(store.path), "--out", str(out), *EXPERTS, *RUN, *words]
+    start = [str(BIN / "torchrun"), "--nproc-per-node", "2", "-m", "janus", *arguments]
+    done = subprocess.run(start, capture_output=True, text=True, timeout=LAUNCH_LIMIT_S, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((out / "run.json").read_text())
+    assert document["validation"]["energy"]["count"] == 2
+    assert main(["evaluate", str(out), str(store.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["energy"]["count"] == 10
+    assert main(["export", str(out), "--out", str(tmp_path / "whole.safetensors")]) == 0
+    atoms = bulk("Cu", cubic=True)
+    energies = []
+    for potential in (out, tmp_path / "whole.safetensors"):
+        atoms.calc = JanusCalculator(potential)
+        energies.append(atoms.get_potential_energy())
+    assert energies[0] == energies[1]
+    assert np.isfinite(energies[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--parallel.unit=4", "--parallel.shard_degree=3"], "shard_degree 3 does not divide the unit of 4 ranks: use one "
+         "of 1, 2, 4"),
+        (["--parallel.unit=4"], "the layout needs 4 ranks (4 per unit x 1 replicas) but 1 were started: start 4"),
+        (["--parallel.unit=2", "--parallel.expert_degree=2"], "but the model has no experts: set it to 1 or use"),
+        (["--parallel.unit=2", "--parallel.graph_degree=2", "--model.compat=true"], "cannot be split over ranks: set"),
+        (["--parallel.gathered_blocks=1"], "use 2 (the block in use and the next) or more, or 0 to keep all"),
+        (["--parallel.transport=nccl", "--run.device=cpu"], "does not carry tensors on device 'cpu': use 'gloo'"),
+    ],
+)  # fmt: skip
+def test_impossible_layouts_are_refused_before_anything_is_made(store, tmp_path, capsys, words, sentence):
+    arguments = ["train", "--data", str(store.path), "--out", str(tmp_path / "run"), *TINY, *words]
+    assert main(arguments) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "words", "sentence", "code"),
+    [
+        (["mpiexec", "-n"], ["train", "--parallel.transport=nccl"], "transport 'nccl' does not carry tensors on", 2),
+        (["mpiexec", "-n"], ["check"], "the following arguments are required: CHECK", 2),
+        (["torchrun", "--nproc-per-node"], ["train", "--parallel.transport=mpi"], "started by mpiexec or srun, not", 1),
+    ],
+)
+def test_many_ranks_tell_a_mistake_once(store, tmp_path, launcher, words, sentence, code):
+    data = ["--data", str(store.path), "--out", str(tmp_path / "run"), "--run.device=cpu"] if words[1:] else []
+    python = [] if launcher[0] == "torchrun" else [sys.executable]
+    start = [str(BIN / launcher[0]), launcher[1], "2", *python, "-m", "janus", *words, *data]
+    done = subprocess.run(start, capture_output=True, text=True, timeout=LAUNCH_LIMIT_S, env=environment(), check=False)
+    assert done.returncode == code
+    assert done.stderr.count(sentence) == 1, done.stderr
+    assert not (tmp_path / "run").exists()
