@@ -103,8 +103,8 @@ class GatheredBuffers:
 
     def prefetch(self, buffer: GatheredBuffer, phase: str) -> None:
         """Begin to fetch one buffer before anything asks for it (of the first block, at the start of a step)."""
-        if not buffer.is_live:
-            self._watch(buffer.start(phase), buffer)
+        self._make_room([buffer.block], buffer.block)
+        self._fetch(buffer, phase)
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
@@ -131,18 +131,24 @@ class GatheredBuffers:
         came_from = self._current if self._current is not None else block - 1
         ahead = block + (1 if block >= came_from else -1)
         wanted = [block, ahead] if ahead in self._blocks and self.keep != 1 else [block]
-        if self.keep is not None:
-            held = [held for held in self._blocks if any(buffer.is_live for buffer in self._blocks[held])]
-            behind = sorted((held for held in held if held not in wanted), key=lambda held: -abs(held - block))
-            for farthest in behind[: max(0, len(behind) + len(wanted) - self.keep)]:
-                self._free(farthest)
+        self._make_room(wanted, block)
         for one in wanted:
-            self._start(one, phase)
+            for buffer in self._blocks[one]:
+                self._fetch(buffer, phase)
         self._current = block
 
-    def _start(self, block: int, phase: str) -> None:
-        for buffer in self._blocks[block]:
-            self.prefetch(buffer, phase)
+    def _make_room(self, wanted: list[int], block: int) -> None:
+        """Free the blocks farthest from ``block`` that are not wanted, until all fit."""
+        if self.keep is None:
+            return
+        held = [held for held in self._blocks if any(buffer.is_live for buffer in self._blocks[held])]
+        behind = sorted((held for held in held if held not in wanted), key=lambda held: -abs(held - block))
+        for farthest in behind[: max(0, len(behind) + len(wanted) - self.keep)]:
+            self._free(farthest)
+
+    def _fetch(self, buffer: GatheredBuffer, phase: str) -> None:
+        if not buffer.is_live:
+            self._watch(buffer.start(phase), buffer)
 
     def _free(self, block: int) -> None:
         for buffer in self._blocks[block]:
