@@ -9,8 +9,9 @@ backward beyond what was before FE, gathered parameters taken off; "gathered" th
 lifetimes of their memory. All of them of the rank with most.
 
 Time: one launch per number of ranks; in each round every layout is built, warmed up by one step and timed, so that
-noise meets all alike. Seconds are medians over all timed steps, of the slowest rank; ratios are to pure data parallel
-of the same number of ranks and transport.
+noise meets all alike. Seconds are medians over all timed steps, of the slowest rank; "CPU s" are processor seconds of a
+step, mean over ranks, which a busy host disturbs less (waiting ranks of MPI spin, those of gloo sleep). Ratios are to
+pure data parallel of the same number of ranks and transport.
 
 examples:
   python benchmarks/layouts.py
@@ -46,6 +47,7 @@ from janus.model.potential import evaluate_potential
 from janus.parallel.communication import Communicator, connect
 from janus.parallel.fs3d import Axes
 from janus.parallel.sharding import ShardedParameters
+from janus.train.config import TrainConfig
 from janus.train.loader import BatchLoader
 from janus.train.timing import PhaseTimer
 
@@ -222,10 +224,10 @@ def measure_memory(
     }  # fmt: skip
 
 
-def time_layouts(workload: Workload, job: dict[str, Any], communicator: Communicator) -> dict[tuple[str, str], list]:
-    """Seconds of the timed steps of each (layout, transport), of the slowest rank."""
+def time_layouts(workload: Workload, job: dict[str, Any], communicator: Communicator) -> list[dict[str, Any]]:
+    """A row for each layout and transport with the timed steps of all rounds."""
     axes: dict[tuple, Axes] = {}
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for number in range(job["rounds"]):
         for name, settings in job["layouts"].items():
             parallel = {key: value for key, value in settings.items() if key != "recompute"}
@@ -236,24 +238,37 @@ def time_layouts(workload: Workload, job: dict[str, Any], communicator: Communic
                     chosen = transport if communicator.world_size > 1 else None
                     axes[layout, transport] = Axes.of(layout, communicator, transport=chosen)
                 seconds = timed_steps(workload, config, communicator, axes[layout, transport], job["steps"])
-                found.setdefault((name, transport), []).extend(seconds)
+                row = found.setdefault((name, transport), {"step_s": [], "cpu_s": []})
+                for key, values in seconds.items():
+                    row[key] += values
                 if communicator.rank == 0:
-                    progress(f"round {number + 1}: {name}, {transport}: {min(seconds):.2f} s")
-    return found
+                    progress(f"round {number + 1}: {name}, {transport}: {min(seconds['step_s']):.2f} s")
+    return [
+        {"layout": name, "ranks": communicator.world_size, "transport": transport, **row}
+        for (name, transport), row in found.items()
+    ]
 
 
-def timed_steps(workload: Workload, config: Any, communicator: Communicator, axes: Axes, num_steps: int) -> list[float]:
+def timed_steps(
+    workload: Workload, config: TrainConfig, communicator: Communicator, axes: Axes, num_steps: int
+) -> dict[str, list[float]]:
+    """step_s: of the slowest rank; cpu_s: processor seconds, mean over ranks."""
     stepper = Stepper(workload, config, communicator, axes)
-    seconds = []
+    seconds, processor = [], []
     for number in range(WARM_UP_STEPS + num_steps):
         communicator.barrier()
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         stepper.step()
         if number >= WARM_UP_STEPS:
             seconds.append(time.perf_counter() - begin)
+            processor.append(time.process_time() - begin_cpu)
     del stepper
     gc.collect()
-    return communicator.all_reduce_max(torch.tensor(seconds, dtype=torch.float64)).tolist()
+    everyones = communicator.gather_objects([seconds, processor])
+    return {
+        "step_s": [max(step) for step in zip(*(one for one, _ in everyones), strict=True)],
+        "cpu_s": [statistics.mean(step) for step in zip(*(one for _, one in everyones), strict=True)],
+    }
 
 
 def run_on_ranks(job: dict[str, Any]) -> None:
@@ -267,9 +282,7 @@ def run_on_ranks(job: dict[str, Any]) -> None:
         layout = workload.config(parallel).parallel.layout(communicator.world_size)
         lines = [measure_memory(workload, name, settings, communicator, Axes.of(layout, communicator))]
     else:
-        timed = time_layouts(workload, job, communicator)
-        lines = [{"layout": name, "ranks": communicator.world_size, "transport": transport, "step_s": seconds}
-                 for (name, transport), seconds in timed.items()]  # fmt: skip
+        lines = time_layouts(workload, job, communicator)
     if communicator.rank == 0:
         for line in lines:
             print(json.dumps(line), flush=True)
@@ -298,15 +311,16 @@ def measure(options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
 
 def with_ratios(rows: list[dict]) -> list[dict]:
     """Medians, and their ratios to pure data parallel (the first layout) over the same transport."""
-    medians = {(row["layout"], row["transport"]): statistics.median(row["step_s"]) for row in rows}
-    first = rows[0]["layout"]
-    return [
-        row | {
-            "median_s": medians[row["layout"], row["transport"]],
-            "ratio_to_data_parallel": medians[row["layout"], row["transport"]] / medians[first, row["transport"]],
-        }
+    result = [
+        row | {"median_s": statistics.median(row["step_s"]), "median_cpu_s": statistics.median(row["cpu_s"])}
         for row in rows
-    ]  # fmt: skip
+    ]
+    reference = {row["transport"]: row for row in result if row["layout"] == result[0]["layout"]}
+    for row in result:
+        base = reference[row["transport"]]
+        row["ratio_to_data_parallel"] = row["median_s"] / base["median_s"]
+        row["cpu_ratio_to_data_parallel"] = row["median_cpu_s"] / base["median_cpu_s"]
+    return result
 
 
 def print_tables(memory: list[dict], times: list[dict]) -> None:
@@ -323,10 +337,13 @@ def print_tables(memory: list[dict], times: list[dict]) -> None:
         peaks = "".join(f"{row[name] / 1e6:>13.0f}" for name in ("peak_allocated_bytes", "peak_bytes"))
         print(f"{row['ranks']:<6}{row['layout']:<42}{numbers}{peaks}  {sent}")
     if times:
-        print(f"\n{'ranks':<6}{'layout':<42}{'transport':>10}{'median s':>10}{'least':>8}{'most':>8}{'ratio':>8}")
+        columns = ("median s", "least", "most", "ratio", "CPU s", "CPU ratio")
+        print(f"\n{'ranks':<6}{'layout':<42}{'transport':>10}" + "".join(f"{name:>11}" for name in columns))
     for row in times:
-        print(f"{row['ranks']:<6}{row['layout']:<42}{row['transport']:>10}{row['median_s']:>10.2f}"
-              f"{min(row['step_s']):>8.2f}{max(row['step_s']):>8.2f}{row['ratio_to_data_parallel']:>8.2f}")  # fmt: skip
+        numbers = (row["median_s"], min(row["step_s"]), max(row["step_s"]), row["ratio_to_data_parallel"],
+                   row["median_cpu_s"], row["cpu_ratio_to_data_parallel"])  # fmt: skip
+        head = f"{row['ranks']:<6}{row['layout']:<42}{row['transport']:>10}"
+        print(head + "".join(f"{number:>11.2f}" for number in numbers))
 
 
 def main() -> None:
