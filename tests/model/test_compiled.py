@@ -6,7 +6,9 @@ the code generator takes minutes and is marked slow.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -29,7 +31,9 @@ from janus.model.matris import BlockRunner
 from janus.model.potential import Prediction, evaluate_potential
 from janus.train.config import load_train_config
 from tests.model.conftest import batch_of, disturbed
+from tests.train_runs import launch
 
+SCRIPT = Path(__file__).with_name("compiled_on_ranks.py")
 SMALL = ModelConfig(num_blocks=1, width=8, cutoff_angstrom=4.0, line_cutoff_angstrom=3.2)
 
 
@@ -153,6 +157,16 @@ class _SiluLinear(torch.autograd.Function):
         slope = logistic * (1 + x * (1 - logistic))
         bias = cotangent.sum(0)
         return (cotangent @ weight) * slope, cotangent.T @ (x * logistic), bias
+
+
+def test_replicas_sum_the_gradients_of_their_graphs() -> None:
+    """Micro-batches of several sizes on two ranks, some too small for the graph."""
+    done = launch(2, str(SCRIPT), timeout_s=250)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["graphs"] == [1, 1]
+    assert measured["passes"], measured
+    assert len(measured["gradients"]) > 50
 
 
 class _TwoBody(nn.Module):
