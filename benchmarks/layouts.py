@@ -16,6 +16,7 @@ pure data parallel of the same number of ranks and transport.
 examples:
   python benchmarks/layouts.py
   python benchmarks/layouts.py --model matris --ranks 2 4 --what memory
+  python benchmarks/layouts.py --what memory --structures 1 --repeat 4 4 2 --ranks 4 --layouts "data 4" "graph 4"
   python benchmarks/layouts.py --json > benchmarks/results/layouts_moe.json
 """
 
@@ -296,6 +297,8 @@ def measure(options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     memory, times = [], []
     for num_ranks in options.ranks:
         layouts = layouts_of(num_ranks, with_experts=with_experts)
+        if options.layouts is not None:
+            layouts = {name: settings for name, settings in layouts.items() if name in options.layouts}
         if options.what != "time":
             for name, settings in layouts.items():
                 one = job | {"what": "memory", "layouts": {name: settings}, "transports": ["gloo"]}
@@ -354,6 +357,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, nargs=3, default=[2, 2, 1], help="cubes of 8 atoms per structure")
     parser.add_argument("--what", choices=["memory", "time", "both"], default="both")
     parser.add_argument("--transports", nargs="+", choices=["gloo", "mpi"], default=["gloo", "mpi"])
+    parser.add_argument("--layouts", nargs="+", metavar="NAME", help="these only, as the tables name them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed steps per layout and round")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
