@@ -72,8 +72,8 @@ def test_tensors_are_ordinary() -> None:
     assert (tensor @ torch.ones(16, 1, dtype=torch.float64)).eq(32).all()
 
 
-def test_no_memory_names_the_repair() -> None:
-    with pytest.raises(MemoryError, match=r"lower batch\.max_work or set run\.recompute"):
+def test_no_memory_names_what_was_asked_for() -> None:
+    with pytest.raises(MemoryError, match="no memory for .* MB beside 0 MB of work memory in use"):
         BlockPool().empty((1 << 46,), torch.float32)
 
 
