@@ -73,7 +73,7 @@ def test_tensors_are_ordinary() -> None:
 
 
 def test_no_memory_names_what_was_asked_for() -> None:
-    with pytest.raises(MemoryError, match="no memory for .* MB beside 0 MB of work memory in use"):
+    with pytest.raises(MemoryError, match=r"no memory for .* MB beside 0 MB of work memory in use"):
         BlockPool().empty((1 << 46,), torch.float32)
 
 
