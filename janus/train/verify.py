@@ -54,8 +54,9 @@ class TensorError:
         return self.difference / self.reference if self.reference > 0 else None
 
     def passes(self, tolerance: float, absolute_tolerance: float) -> bool:
-        """Within the relative or the absolute tolerance. NaN fails."""
-        return self.difference <= max(tolerance * self.reference, absolute_tolerance)
+        """Within the relative tolerance; where the reference is rounding itself, within the absolute. NaN fails."""
+        vanishes = self.reference <= absolute_tolerance
+        return self.difference <= max(tolerance * self.reference, absolute_tolerance if vanishes else 0.0)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values."""
