@@ -124,11 +124,10 @@ def examine(cell: Cell, communicator: Communicator, axes_of: dict) -> dict:
         reference = weights_of_one_process(cell.family, cell.structures, cell.clip, cell.dtype)
     values = {name: piece.parameter for name, piece in distributed.pieces.items()}
     weights = compare_tensors(distributed.pieces, values, reference, distributed.shapes, communicator)
-    lent = sum(
-        int(module.exchange.plan.borrowed.sum())
-        for module in distributed.model.modules()
-        if isinstance(module, MixtureOfExperts) and module.exchange is not None and cell.strategy == "tokens"
-    )
+    exchanges = [m.exchange for m in distributed.model.modules() if isinstance(m, MixtureOfExperts) and m.exchange]
+    # of this rank's last micro-batch; a replica may have had none
+    plans = [exchange.plan for exchange in exchanges if exchange.plan is not None and cell.strategy == "tokens"]
+    lent = sum(int(plan.borrowed.sum()) for plan in plans)
     peak_blocks = distributed.sharded.buffers.peak_blocks
     return {
         "outputs": [error.to_mapping() for error in comparison.outputs],
