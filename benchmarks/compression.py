@@ -57,7 +57,7 @@ def formats(workload: Workload) -> dict[str, TrainConfig]:
 
 
 def time_and_count(workload: Workload, communicator: Communicator, transport: str, num_steps: int) -> dict[str, Any]:
-    """Wall (slowest rank) and processor seconds (mean) of the steps; this rank's calls and bytes of token rows, of both formats."""
+    """Wall (slowest rank) and processor seconds (mean) of steps, calls and bytes of token rows, of both formats."""
     steppers = {}
     for name, config in formats(workload).items():
         axes = Axes.of(config.parallel.layout(NUM_RANKS), communicator, transport=transport)
