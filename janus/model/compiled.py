@@ -33,6 +33,7 @@ from janus.model.potential import (
 
 # interaction energies [G], dE/d(positions) [N,3], dE/d(strain) [G,3,3], features of atoms [N,C] where they are needed
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor | None]
+RECOMPILE_LIMIT = 64  # torch stops the run at the limit, 8 by default; more graphs than expected only take longer
 SMALLEST_SIZE = 2  # a compiler takes sizes of 0 and 1 as constants and would compile again for the next batch
 
 
@@ -72,9 +73,10 @@ class CompiledPotential:
     def _run(self, batch: GraphBatch, positions: Tensor, strain: Tensor) -> Outputs:
         for tensor in (positions, strain, *_tensors(batch)):
             torch._dynamo.mark_dynamic(tensor, 0)
-        # sizes that are equal by chance in the first batch must not be taken for one size
-        chance = torch.fx.experimental._config.patch(use_duck_shape=False)
-        with torch._dynamo.config.patch(trace_autograd_ops=True), chance:
+        # Sizes that are equal by chance in the first batch are not one size, and the code generator's choices by size
+        # (it sums more than 4096 floats in another way) must not bind the graph to the sizes it was made for.
+        sizes = torch.fx.experimental._config.patch(use_duck_shape=False, backed_size_oblivious=True)
+        with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=RECOMPILE_LIMIT), sizes:
             return self._graph(batch, positions, strain)
 
     def _energies_and_gradients(self, batch: GraphBatch, positions: Tensor, strain: Tensor) -> Outputs:

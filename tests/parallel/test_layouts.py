@@ -64,11 +64,11 @@ def check(found: list[dict]) -> None:
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_layouts_equal_one_process(world_size: int) -> None:
     cells = [cell for cell in default_cells() if cell.world_size == world_size]
     assert cells
-    check(run_cells(world_size, cells, timeout_s=590))
+    check(run_cells(world_size, cells, timeout_s=1190))
 
 
 @pytest.mark.slow
