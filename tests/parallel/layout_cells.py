@@ -64,13 +64,23 @@ def all_cells() -> list[Cell]:
     return cells
 
 
-def covering_cells() -> list[Cell]:
-    """A choice in which every pair of values that occurs together anywhere occurs in some cell: greedy, repeatable."""
-    cells = all_cells()
+MOST_EIGHTS = 5  # 8 ranks on 2 cores take their time: the slow matrix has every layout of them
+
+
+def cells_to_cover() -> list[Cell]:
+    """Of which every pair of values is to occur in the default choice."""
+    return [cell for cell in all_cells() if cell.world_size < 8]
+
+
+def covering_cells(cells: list[Cell], most: int | None = None) -> list[Cell]:
+    """A choice in which every pair of values that occurs together anywhere occurs in some cell: greedy, repeatable.
+
+    most: end after so many cells, covered or not.
+    """
     pairs = [cell.pairs() for cell in cells]
     missing = set().union(*pairs)
-    chosen = []
-    while missing:
+    chosen: list[Cell] = []
+    while missing and len(chosen) != most:
         gains = [len(missing & pair) for pair in pairs]
         best = max(range(len(cells)), key=lambda number: (gains[number], -cells[number].world_size, -number))
         chosen.append(cells[best])
@@ -93,8 +103,9 @@ def delicate_cells() -> list[Cell]:
 
 
 def default_cells() -> list[Cell]:
-    """The covering choice, what is delicate, and every layout of 2 ranks."""
-    chosen = [*covering_cells(), *delicate_cells()]
+    """The covering choice, a few cells of 8 ranks, what is delicate, and every layout of 2 ranks."""
+    eights = covering_cells([cell for cell in all_cells() if cell.world_size == 8], MOST_EIGHTS)
+    chosen = [*covering_cells(cells_to_cover()), *eights, *delicate_cells()]
     seen = {(c.family, c.unit, c.shard_degree, c.graph_degree, c.expert_degree) for c in chosen if c.world_size == 2}
     for cell in all_cells():
         key = (cell.family, cell.unit, cell.shard_degree, cell.graph_degree, cell.expert_degree)
