@@ -57,26 +57,25 @@ def formats(workload: Workload) -> dict[str, TrainConfig]:
 
 
 def time_and_count(workload: Workload, communicator: Communicator, transport: str, num_steps: int) -> dict[str, Any]:
-    """Wall (slowest rank) and processor seconds (mean) of steps, calls and bytes of token rows, of both formats."""
+    """Seconds of the slowest rank's steps, and this rank's calls and bytes of token rows, of both formats."""
     steppers = {}
     for name, config in formats(workload).items():
         axes = Axes.of(config.parallel.layout(NUM_RANKS), communicator, transport=transport)
         steppers[name] = Stepper(workload, config, communicator, axes)
-    found: dict[str, Any] = {name: {"step_s": [], "cpu_s": []} for name in steppers}
+    found: dict[str, Any] = {name: {"step_s": []} for name in steppers}
     for number in range(-1, num_steps):  # the first warms up
         for name, stepper in steppers.items():
             communicator.ledger.clear()
             communicator.barrier()
-            begin, begin_cpu = time.perf_counter(), time.process_time()
+            begin = time.perf_counter()
             stepper.step()
-            taken = communicator.gather_objects([time.perf_counter() - begin, time.process_time() - begin_cpu])
+            taken = communicator.all_reduce_max(torch.tensor([time.perf_counter() - begin], dtype=torch.float64))
             rows = [row for row in communicator.ledger.rows() if (row["axis"], row["collective"]) == TOKEN_ROWS]
             found[name] |= {key: sum(row[key] for row in rows) for key in ("calls", "sent_bytes")}
             if number >= 0:
-                found[name]["step_s"].append(max(seconds for seconds, _ in taken))
-                found[name]["cpu_s"].append(statistics.mean(seconds for _, seconds in taken))
+                found[name]["step_s"].append(float(taken))
     for one in found.values():
-        one |= {"median_s": statistics.median(one["step_s"]), "median_cpu_s": statistics.median(one["cpu_s"])}
+        one["median_s"] = statistics.median(one["step_s"])
     return found
 
 
@@ -158,7 +157,7 @@ def print_tables(costs: dict[str, Any], curves: dict[str, Any]) -> None:
     for transport in ("gloo", "mpi"):
         for name, one in costs[transport].items():
             print(f"{transport:<6}{name:<10}{one['sent_bytes'] / 1e6:>10.3f} MB per rank and step in {one['calls']} "
-                  f"calls, step {one['median_s']:.3f} s, CPU {one['median_cpu_s']:.3f} s per rank")  # fmt: skip
+                  f"calls, step {one['median_s']:.3f} s")  # fmt: skip
     print(f"of which scales {costs['scale_bytes'] / 1e6:.3f} MB")
     for name, found in costs["errors"].items():
         print(f"{name:<10}relative errors: " + ", ".join(f"{key} {value:.1e}" for key, value in found.items()))
