@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from janus.errors import UserError
 from janus.parallel.axis import Axis, LoneAxis
+from janus.parallel.departure import depart
 from janus.parallel.ledger import Ledger
 from janus.parallel.rendezvous import Place, find_place
 from janus.parallel.waiting import PeerLostError, Waiting
@@ -161,6 +162,7 @@ class Communicator:
             from mpi4py import MPI
 
             MPI.Finalize()
+            depart(exit_code)
         os._exit(exit_code)
 
 

@@ -5,17 +5,22 @@ It does not own collectives (``communication.py``) nor the watch over failures (
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from torch.distributed import TCPStore, rendezvous
 
 from janus.errors import UserError
+from janus.parallel.departure import guard_older_handlers
 from janus.parallel.launcher import MPI_LAUNCHERS, find_launcher
 
 STORE_TIMEOUT = timedelta(seconds=300)
@@ -59,13 +64,17 @@ def find_place(environment: Mapping[str, str] = os.environ, *, with_mpi: bool = 
 
 def _load_mpi() -> Any:
     """mpi4py's MPI, initialised by the import."""
+    if "mpi4py.MPI" not in sys.modules:
+        guard_older_handlers()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"an MPI launcher started this rank but mpi4py cannot load MPI ({error}): install one"
-        ) from None
+        raise _no_mpi(str(error)) from None
     return MPI
+
+
+def _no_mpi(reason: str) -> UserError:
+    return UserError(f"an MPI launcher started this rank but mpi4py cannot load MPI ({reason}): install one")
 
 
 def _mpi_beside_slurm(place: Place) -> Any:
@@ -92,37 +101,62 @@ def _place_by_torchrun(environment: Mapping[str, str]) -> Place:
 def _place_by_mpi(environment: Mapping[str, str], stay: bool) -> Place:
     """Ranks from MPI; rank 0 opens the store on a free port and broadcasts its address.
 
-    Unless it is to stay, MPI is finalised at once: torch carries the traffic, and a later failure is then ours to
-    report.
+    Unless MPI is to stay, it is left at once: torch carries the traffic, and a later failure is then ours to report.
     """
-    MPI = _load_mpi()
-    world = MPI.COMM_WORLD
+    meet = _meet_beside if "PMI_FD" in environment and not stay else _meet_here
+    world, rank, size, local_rank, local_size, broadcast = meet()
     for size_name in (name for marker, name in MPI_LAUNCHERS.items() if name and marker in environment):
-        started = int(environment.get(size_name, world.size))
-        if started != world.size:
+        started = int(environment.get(size_name, size))
+        if started != size:
             raise UserError(
-                f"the launcher started {started} ranks but mpi4py sees {world.size}: "
+                f"the launcher started {started} ranks but mpi4py sees {size}: "
                 "use the mpiexec of the MPI library that mpi4py loads (the one beside this Python)"
             )
-    local = world.Split_type(MPI.COMM_TYPE_SHARED)
-    rank, size, local_rank, local_size = world.rank, world.size, local.rank, local.size
-    store = None
-    if size > 1:
-        address = None
-        if rank == 0:
-            host = "127.0.0.1" if local_size == size else socket.gethostname()
-            store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
-            address = (host, store.port)
-        host, port = world.bcast(address, root=0)
-        if rank != 0:
-            store = TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)
-    local.Free()
-    if not stay or size == 1:
-        MPI.Finalize()
+    store, address = None, ""
+    if size > 1 and rank == 0:
+        host = "127.0.0.1" if local_size == size else socket.gethostname()
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
+        address = f"{host} {store.port}"
+    host, _, port = broadcast(address).partition(" ")
+    if size > 1 and rank != 0:
+        store = TCPStore(host, int(port), is_master=False, timeout=STORE_TIMEOUT)
+    if world is not None and (not stay or size == 1):
+        _load_mpi().Finalize()
+        world = None
     return Place(
         launcher="mpiexec", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size, store=store,
-        mpi=world.Dup() if stay and size > 1 else None,
+        mpi=world.Dup() if world is not None else None,
     )  # fmt: skip
+
+
+def _meet_here() -> tuple[Any, int, int, int, int, Callable[[str], str]]:
+    """MPI in this process: all ranks, place, and a broadcast by rank 0."""
+    MPI = _load_mpi()
+    world = MPI.COMM_WORLD
+    local = world.Split_type(MPI.COMM_TYPE_SHARED)
+    local_rank, local_size = local.rank, local.size
+    local.Free()
+    return world, world.rank, world.size, local_rank, local_size, lambda text: world.bcast(text, root=0)
+
+
+def _meet_beside() -> tuple[None, int, int, int, int, Callable[[str], str]]:
+    """The same by a process of its own, which has left MPI in good order once it has broadcast (``mpi_meeting.py``)."""
+    words = [sys.executable, "-P", str(Path(__file__).with_name("mpi_meeting.py"))]
+    pipe = subprocess.PIPE
+    # Hydra's connection is an open file that is passed on
+    process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, close_fds=False)
+    place = process.stdout.readline() if process.stdout else ""
+    if not place:
+        raise _no_mpi(process.communicate()[1].strip())
+
+    def broadcast(text: str) -> str:
+        said, errors = process.communicate(text)
+        if process.returncode != 0:
+            raise _no_mpi(errors.strip())
+        return said
+
+    rank, size, local_rank, local_size = json.loads(place)
+    return None, rank, size, local_rank, local_size, broadcast
 
 
 def first_host(nodelist: str) -> str:

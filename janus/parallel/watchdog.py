@@ -164,14 +164,12 @@ class Watchdog:
                 os._exit(1)
 
     def _wait_for_all_to_be_ready(self) -> None:
-        """Until every rank that can has left its marks: a launcher that sees the first one end kills all others."""
+        """Until every rank that can has left its marks: most launchers that see the first one end kill all others."""
         deadline = time.monotonic() + FAREWELL_S
         try:
             ready = self._store.add("ready_to_exit", 1)
             while ready < self._communicator.world_size and time.monotonic() < deadline:
                 time.sleep(0.02)
                 ready = self._store.add("ready_to_exit", 0)
-            if self._communicator.rank == 0:
-                time.sleep(0.2)  # it holds the store, which the others look into once more
-        except RuntimeError:  # the store went with rank 0
+        except RuntimeError:  # the store went with rank 0: it was ready, and so were all others
             return

@@ -6,7 +6,10 @@ Arguments: a JSON list of cells, all of this world size. Rank 0 keeps each famil
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+import traceback
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from janus.config import ExpertConfig, ModelConfig
 from janus.layout import Layout
 from janus.model.build import build_model
 from janus.model.experts import MixtureOfExperts
-from janus.parallel.communication import Communicator, connect
+from janus.parallel.communication import Communicator, PeerLostError, connect
 from janus.parallel.fs3d import Axes, DistributedModel, distribute
 from janus.train.config import (
     BatchConfig,
@@ -152,4 +155,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PeerLostError:
+        time.sleep(5)  # the rank that failed first is to speak and to end all
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os.abort()  # the launcher ends the other ranks

@@ -18,13 +18,12 @@ from tests.train_runs import launch
 
 SCRIPT = Path(__file__).parent / "layouts_on_ranks.py"
 GRADIENT_TOLERANCE, WEIGHT_TOLERANCE, ZERO_TOLERANCE = 1e-10, 1e-9, 1e-12
-MOST_FOURS = 7  # the other cells of 4 ranks are run by the slow test below
 SINGLE_TOLERANCE, SINGLE_ZERO_TOLERANCE = 1e-3, 1e-6
 
 
 def run_cells(world_size: int, cells: list[Cell], timeout_s: float) -> list[dict]:
     done = launch(world_size, str(SCRIPT), json.dumps([asdict(cell) for cell in cells]), timeout_s=timeout_s)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[:6000]  # the rank that failed first speaks first
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["cell"] for row in found] == [cell.name for cell in cells]
     return found
@@ -69,15 +68,7 @@ def check(found: list[dict]) -> None:
 def test_layouts_equal_one_process(world_size: int) -> None:
     cells = [cell for cell in default_cells() if cell.world_size == world_size]
     assert cells
-    if world_size == 4:
-        cells = cells[:MOST_FOURS]
     check(run_cells(world_size, cells, timeout_s=1190))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_the_other_cells_of_four_ranks_equal_one_process() -> None:
-    check(run_cells(4, [cell for cell in default_cells() if cell.world_size == 4][MOST_FOURS:], timeout_s=3500))
 
 
 @pytest.mark.slow
