@@ -83,7 +83,8 @@ class Communicator:
 
         part = self._mpi.Split(color=number, key=self.rank)
         if len(ranks) > 1:
-            return MpiAxis(name, ranks, ranks.index(self.rank), self.ledger, self.waiting, part)
+            crowded = self.local_size > (os.cpu_count() or 1)  # not those it is bound to: one each where all is well
+            return MpiAxis(name, ranks, ranks.index(self.rank), self.ledger, self.waiting, part, crowded=crowded)
         part.Free()
         return LoneAxis(name, self.rank, self.ledger)
 
