@@ -1,6 +1,7 @@
 """What a message crosses, and what software adds to it: the two things every evaluator needs to know of a machine.
 
-It does not own how routes are found (``fabric``, ``cluster``) nor what anything costs (``closed_form``, ``flow_events``).
+It does not own how routes are found (``fabric``, ``cluster``) nor what anything costs (``closed_form``,
+``flow_events``).
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ class Routes:
 class Transport:
     """What a communication library adds to the wire, per machine: the constants that are fitted.
 
-    overhead_s: per message, on sender and receiver together. latency_s: per message beyond the path's own. gap_s: between
-    two messages of one rank in one round. link_fraction: of the links' capacity that a stream of large messages reaches.
-    reduction_bytes_per_s, copy_bytes_per_s: of one rank. rendezvous_s: handshake of a message above eager_bytes.
+    overhead_s: per message, on sender and receiver together. latency_s: per message beyond the path's own. gap_s:
+    between two messages of one rank in one round. link_fraction: of the links' capacity that a stream of large messages
+    reaches. reduction_bytes_per_s, copy_bytes_per_s: of one rank. rendezvous_s: handshake of a message above
+    eager_bytes.
     """
 
     overhead_s: float = 0.0

@@ -1,7 +1,7 @@
 """A collective as rounds of messages: what every evaluator prices, and nothing of how long anything takes.
 
-Bytes are fractions of the collective's size m: the buffer of one rank (all-reduce, broadcast; input of a reduce-scatter),
-the gathered result (all-gather), or all that one rank sends, its own part included (all-to-all).
+Bytes are fractions of the collective's size m: the buffer of one rank (all-reduce, broadcast; input of a
+reduce-scatter), the gathered result (all-gather), or all that one rank sends, its own part included (all-to-all).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broa
 class Round:
     """Messages that start together; a rank goes on when its own sends, receives and reductions are done.
 
-    source, target: int64 [M], ranks. fraction: float64 [M], of m. reduced: float64 [M], of m, what the target reduces once
-    the message is there. copied: float, of m, that every rank copies in memory in this round. repeat: how many times in
-    a row. A rank may occur many times (all posted at once, in this order).
+    source, target: int64 [M], ranks. fraction: float64 [M], of m. reduced: float64 [M], of m, what the target reduces
+    once the message is there. copied: float, of m, that every rank copies in memory in this round. repeat: how many
+    times in a row. A rank may occur many times (all posted at once, in this order).
     """
 
     source: NDArray[np.int64]
