@@ -33,7 +33,7 @@ class Routes:
     def link_bytes(self, message_bytes: NDArray[np.float64], num_links: int) -> NDArray[np.float64]:
         """Bytes over every link [num_links] if message i has message_bytes[i]."""
         per_crossing = np.repeat(message_bytes, np.diff(self.offsets)) * self.shares
-        return np.bincount(self.links, weights=per_crossing, minlength=num_links)
+        return np.bincount(self.links, weights=per_crossing, minlength=num_links).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
