@@ -202,3 +202,5 @@ def _print(document: dict[str, Any]) -> None:
         f"process, tolerance {document['tolerance']:.0e}",
         style=None if document["passes"] else "bold red",
     )
+    if document["layout"]["unit"] * document["layout"]["replicas"] == 1:
+        console.print("one rank divides nothing: start many to check a layout (mpiexec -n 4 janus check gradients ...)")

@@ -5,16 +5,13 @@ It does not own collectives (``communication.py``) nor the watch over failures (
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from torch.distributed import TCPStore, rendezvous
@@ -22,6 +19,7 @@ from torch.distributed import TCPStore, rendezvous
 from janus.errors import UserError
 from janus.parallel.departure import guard_older_handlers
 from janus.parallel.launcher import MPI_LAUNCHERS, find_launcher
+from janus.parallel.process_manager import ProcessManager
 
 STORE_TIMEOUT = timedelta(seconds=300)
 
@@ -54,6 +52,8 @@ def find_place(environment: Mapping[str, str] = os.environ, *, with_mpi: bool = 
     launcher = find_launcher(environment)
     if launcher == "torchrun":
         return _place_by_torchrun(environment)
+    if launcher == "mpiexec" and not with_mpi and "PMI_FD" in environment:
+        return _place_by_hydra(environment)
     if launcher == "mpiexec":
         return _place_by_mpi(environment, with_mpi)
     if launcher == "srun":
@@ -69,12 +69,10 @@ def _load_mpi() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise _no_mpi(str(error)) from None
+        raise UserError(
+            f"an MPI launcher started this rank but mpi4py cannot load MPI ({error}): install one"
+        ) from None
     return MPI
-
-
-def _no_mpi(reason: str) -> UserError:
-    return UserError(f"an MPI launcher started this rank but mpi4py cannot load MPI ({reason}): install one")
 
 
 def _mpi_beside_slurm(place: Place) -> Any:
@@ -98,65 +96,65 @@ def _place_by_torchrun(environment: Mapping[str, str]) -> Place:
     )  # fmt: skip
 
 
-def _place_by_mpi(environment: Mapping[str, str], stay: bool) -> Place:
-    """Ranks from MPI; rank 0 opens the store on a free port and broadcasts its address.
-
-    Unless MPI is to stay, it is left at once: torch carries the traffic, and a later failure is then ours to report.
-    """
-    meet = _meet_beside if "PMI_FD" in environment and not stay else _meet_here
-    world, rank, size, local_rank, local_size, broadcast = meet()
-    for size_name in (name for marker, name in MPI_LAUNCHERS.items() if name and marker in environment):
-        started = int(environment.get(size_name, size))
-        if started != size:
-            raise UserError(
-                f"the launcher started {started} ranks but mpi4py sees {size}: "
-                "use the mpiexec of the MPI library that mpi4py loads (the one beside this Python)"
-            )
-    store, address = None, ""
-    if size > 1 and rank == 0:
-        host = "127.0.0.1" if local_size == size else socket.gethostname()
-        store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
-        address = f"{host} {store.port}"
-    host, _, port = broadcast(address).partition(" ")
-    if size > 1 and rank != 0:
-        store = TCPStore(host, int(port), is_master=False, timeout=STORE_TIMEOUT)
-    if world is not None and (not stay or size == 1):
-        _load_mpi().Finalize()
-        world = None
+def _place_by_hydra(environment: Mapping[str, str]) -> Place:
+    """Ranks from Hydra's variables; rank 0 opens the store on a free port and tells all others its address."""
+    rank, size = int(environment["PMI_RANK"]), int(environment["PMI_SIZE"])
+    local_rank, local_size = int(environment["MPI_LOCALRANKID"]), int(environment["MPI_LOCALNRANKS"])
+    try:
+        manager = ProcessManager(environment)
+        store, address = None, ""
+        if rank == 0 and size > 1:
+            store, address = _open_store(everyone_is_here=local_size == size)
+        if size > 1:
+            address = manager.broadcast(address, is_source=rank == 0)
+        manager.leave()
+    except (OSError, RuntimeError, KeyError) as error:
+        raise UserError(f"mpiexec started this rank but cannot be talked to ({error}): use its -pmi-port") from None
     return Place(
-        launcher="mpiexec", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size, store=store,
-        mpi=world.Dup() if world is not None else None,
+        launcher="mpiexec", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size,
+        store=store if rank == 0 or size == 1 else _join_store(address),
     )  # fmt: skip
 
 
-def _meet_here() -> tuple[Any, int, int, int, int, Callable[[str], str]]:
-    """MPI in this process: all ranks, place, and a broadcast by rank 0."""
+def _place_by_mpi(environment: Mapping[str, str], stay: bool) -> Place:
+    """Ranks from MPI, which is finalised at once unless it is to stay: torch carries the traffic."""
     MPI = _load_mpi()
     world = MPI.COMM_WORLD
+    for size_name in (name for marker, name in MPI_LAUNCHERS.items() if name and marker in environment):
+        started = int(environment.get(size_name, world.size))
+        if started != world.size:
+            raise UserError(
+                f"the launcher started {started} ranks but mpi4py sees {world.size}: "
+                "use the mpiexec of the MPI library that mpi4py loads (the one beside this Python)"
+            )
     local = world.Split_type(MPI.COMM_TYPE_SHARED)
-    local_rank, local_size = local.rank, local.size
+    rank, size, local_rank, local_size = world.rank, world.size, local.rank, local.size
     local.Free()
-    return world, world.rank, world.size, local_rank, local_size, lambda text: world.bcast(text, root=0)
+    store = None
+    if size > 1:
+        address = ""
+        if rank == 0:
+            store, address = _open_store(everyone_is_here=local_size == size)
+        address = world.bcast(address, root=0)
+        store = store or _join_store(address)
+    if not stay or size == 1:
+        MPI.Finalize()
+    return Place(
+        launcher="mpiexec", rank=rank, world_size=size, local_rank=local_rank, local_size=local_size, store=store,
+        mpi=world.Dup() if stay and size > 1 else None,
+    )  # fmt: skip
 
 
-def _meet_beside() -> tuple[None, int, int, int, int, Callable[[str], str]]:
-    """The same by a process of its own, which has left MPI in good order once it has broadcast (``mpi_meeting.py``)."""
-    words = [sys.executable, "-P", str(Path(__file__).with_name("mpi_meeting.py"))]
-    pipe = subprocess.PIPE
-    # Hydra's connection is an open file that is passed on
-    process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, close_fds=False)
-    place = process.stdout.readline() if process.stdout else ""
-    if not place:
-        raise _no_mpi(process.communicate()[1].strip())
+def _open_store(*, everyone_is_here: bool) -> tuple[TCPStore, str]:
+    """Rank 0's store on a free port, and its address as host:port."""
+    host = "127.0.0.1" if everyone_is_here else socket.gethostname()
+    store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT)
+    return store, f"{host}:{store.port}"
 
-    def broadcast(text: str) -> str:
-        said, errors = process.communicate(text)
-        if process.returncode != 0:
-            raise _no_mpi(errors.strip())
-        return said
 
-    rank, size, local_rank, local_size = json.loads(place)
-    return None, rank, size, local_rank, local_size, broadcast
+def _join_store(address: str) -> TCPStore:
+    host, _, port = address.rpartition(":")
+    return TCPStore(host, int(port), is_master=False, timeout=STORE_TIMEOUT)
 
 
 def first_host(nodelist: str) -> str:
