@@ -176,6 +176,7 @@ def predict_weak_scaling(
         raise UserError("the full-machine prediction is of a mixture of experts: use a matris-moe model")
     if machine.is_calibrated_host:
         raise UserError(f"machine {machine.name!r} is one calibrated host: use a machine of the catalogue")
+    machine.require_rates()
     most = machine.nodes * machine.devices_per_node // given.unit
     chosen = list(units) if units is not None else default_units(machine, given.unit)
     if not chosen or min(chosen) < 1 or max(chosen) > most:

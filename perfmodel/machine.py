@@ -1,16 +1,19 @@
 """Machines as data: devices, nodes, links and fitted rates, every number with its source.
 
-It owns the file format (TOML, ``janus.machine/1``), its checks and the catalogue in ``perfmodel/machines``. It does
-not own measuring (``janus calibrate``), fitting (``calibration``) or what anything costs (``step_time``,
-``collectives``).
+It owns the file format (TOML, ``janus.machine/1``) and the catalogue in ``perfmodel/machines``. It does not own reading
+one number (``quantities``), whether numbers are plausible (``plausibility``), measuring (``janus calibrate``), fitting
+(``calibration``), topologies (``network``) or what anything costs (``step_time``, ``collectives``).
 
 A number in a machine file is ``{value = 4e12, source = "vendor page, June 2026"}``; a source that starts with
 ``assumed`` marks a number nobody published, and a fitted one carries ``quality`` (median relative residual of the
-fit, or spread of the repeats). A bare number is refused. An unknown peak is absent: it shows as "n/a".
+fit, or spread of the repeats). ``date`` names at least a year; a number without one has the year in its source, else
+the ``date`` of the file. A bare number and an unknown name are refused. An unknown peak is absent: it shows as "n/a".
 
 *device*: what a peak belongs to: an accelerator, a NUMA domain of a large CPU, or one core of a small host.
 *rates*: how fast a rank computes when a node runs ``ranks`` ranks of ``threads`` threads each; measured ways of
-filling a node are listed, so contention for memory is in the numbers and not in a formula.
+filling a node are listed, so contention for memory is in the numbers and not in a formula. A machine known from
+publications only has none.
+*fabric*: family and numbers of the network that joins the nodes; *transport*: what its communication library adds.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ import difflib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from janus.config import read_toml
 from janus.errors import UserError
+from perfmodel.network.routes import Transport
 from perfmodel.operators import FUSED_KINDS, PASS_NAMES
+from perfmodel.quantities import Quantities
 
 SCHEMA = "janus.machine/1"
 CATALOGUE = Path(__file__).parent / "machines"
@@ -34,6 +39,14 @@ RATE_NAMES = (
     "batch_s",
     "optimizer_bytes_per_s", "optimizer_tensor_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
+PEAK_DTYPES = (
+    "float64", "float64_matrix", "float32", "float32_matrix", "tfloat32", "bfloat16", "float16", "float8", "int8",
+)  # fmt: skip
+FILE_KEYS = (
+    "schema", "name", "description", "device_name", "date", "nodes", "devices_per_node", "device", "network", "fabric",
+    "transport", "rates", "provenance",
+)  # fmt: skip
+DEVICE_KEYS = ("memory_bytes_per_node", "second_memory_bytes_per_node", "memory_bytes_per_s", "peaks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +111,20 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FabricDescription:
+    """What joins the nodes: a family of ``perfmodel.network`` and the numbers that build one of it."""
+
+    family: str
+    numbers: dict[str, float | int | str | tuple[float | int | str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One machine. ``sources`` and ``quality`` are by dotted name of the number; ``provenance`` is of a host file."""
+    """One machine. ``sources``, ``dates`` and ``quality`` are by dotted name; ``provenance`` is of a host file.
+
+    rates: empty for a machine known from publications only. fabric: None where nothing is known of what joins the
+    nodes. transport: None where no constants of its communication library were fitted.
+    """
 
     name: str
     description: str
@@ -112,7 +137,10 @@ class Machine:
     network: Network
     rates: tuple[Rates, ...]
     second_memory_bytes_per_node: float = 0.0
+    fabric: FabricDescription | None = None
+    transport: Transport | None = None
     sources: dict[str, str] = field(default_factory=dict)
+    dates: dict[str, str] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -124,6 +152,15 @@ class Machine:
         """The peak of one device for a dtype, None where it is not known (show "n/a")."""
         return self.peaks.get(dtype)
 
+    def require_rates(self) -> tuple[Rates, ...]:
+        """The rates. Raises UserError for a machine that has none."""
+        if not self.rates:
+            raise UserError(
+                f"machine {self.name!r} is known from publications only and its compute rates are n/a: add a "
+                "[rates.*] table to a copy of its file, or use a file of 'janus calibrate'"
+            )
+        return self.rates
+
     def assumptions(self) -> dict[str, str]:
         """Every number of the file that nobody published: dotted name -> what is assumed."""
         return {name: source for name, source in self.sources.items() if source.startswith("assumed")}
@@ -133,72 +170,29 @@ class Machine:
         return min(self.devices_per_node, ranks_per_node * max(1, threads if self.is_calibrated_host else 1))
 
 
-class _Reader:
-    """Takes quantities out of nested TOML tables and keeps their sources; errors name the file and the number."""
+@dataclass(frozen=True, kw_only=True)
+class FileVerdict:
+    """What reading a machine file gave: the machine, or every wrong or missing quantity, one sentence each."""
 
-    def __init__(self, origin: str, values: Mapping[str, Any]) -> None:
-        self.origin = origin
-        self.values = values
-        self.sources: dict[str, str] = {}
-        self.quality: dict[str, float] = {}
-
-    def table(self, path: str) -> Mapping[str, Any]:
-        node: Any = self.values
-        for name in path.split("."):
-            node = node.get(name, {}) if isinstance(node, Mapping) else {}
-        return node if isinstance(node, Mapping) else {}
-
-    def text(self, name: str) -> str:
-        value = self.values.get(name)
-        if not isinstance(value, str) or not value:
-            raise UserError(f"{self.origin}: {name} is {value!r}: it must be a text")
-        return value
-
-    def optional(self, path: str, *, zero: bool = False) -> float | None:
-        """A quantity's value, or None where the file has none. ``zero``: 0 is allowed."""
-        parent, _, name = path.rpartition(".")
-        entry = (self.table(parent) if parent else self.values).get(name)
-        if entry is None:
-            return None
-        if not isinstance(entry, Mapping):
-            raise UserError(
-                f'{self.origin}: {path} is {entry!r} without a source: write {{value = ..., source = "..."}}, '
-                "with a source that starts with 'assumed' where nobody published it"
-            )
-        value, source = entry.get("value"), entry.get("source")
-        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or (value == 0 and not zero):
-            raise UserError(f"{self.origin}: {path} has the value {value!r}: it must be a number above 0")
-        if not isinstance(source, str) or not source.strip():
-            raise UserError(f"{self.origin}: {path} has no source: name one, or write 'assumed: why'")
-        self.sources[path] = source
-        if "quality" in entry:
-            self.quality[path] = float(entry["quality"])
-        return float(value)
-
-    def required(self, path: str, *, zero: bool = False) -> float:
-        value = self.optional(path, zero=zero)
-        if value is None:
-            raise UserError(f'{self.origin}: {path} is missing: add {{value = ..., source = "..."}}')
-        return value
-
-    def whole(self, path: str) -> int:
-        value = self.required(path)
-        if value != int(value):
-            raise UserError(f"{self.origin}: {path} is {value}: it must be a whole number")
-        return int(value)
+    machine: Machine | None
+    problems: tuple[str, ...]
 
 
-def _read_fused(reader: _Reader, base: str) -> dict[str, dict[str, float]] | None:
+def _read_fused(reader: Quantities, base: str) -> dict[str, dict[str, float]] | None:
     """Seconds per element of every kind and pass, or None where the table is absent."""
     if not reader.table(base):
         return None
+    reader.only(base, FUSED_KINDS)
+    for kind in FUSED_KINDS:
+        reader.only(f"{base}.{kind}", PASS_NAMES)
     return {
         kind: {name: reader.required(f"{base}.{kind}.{name}", zero=True) for name in PASS_NAMES} for kind in FUSED_KINDS
     }
 
 
-def _read_rates(reader: _Reader, label: str) -> Rates:
+def _read_rates(reader: Quantities, label: str) -> Rates:
     base = f"rates.{label}"
+    reader.only(base, [entry.name for entry in fields(Rates)])
     plain = {name: reader.required(f"{base}.{name}", zero=name.endswith("_s") and "per" not in name)
              for name in RATE_NAMES}  # fmt: skip
     return Rates(
@@ -211,28 +205,78 @@ def _read_rates(reader: _Reader, label: str) -> Rates:
     )
 
 
-def machine_from_mapping(values: Mapping[str, Any], origin: str) -> Machine:
-    """A Machine of the nested values of a machine file. Raises UserError naming ``origin`` and the number."""
-    if values.get("schema") != SCHEMA:
-        raise UserError(f"{origin} has schema {values.get('schema')!r}: a machine file has schema {SCHEMA!r}")
-    reader = _Reader(origin, values)
+def _read_peaks(reader: Quantities) -> dict[str, Peak]:
+    table = reader.table("device.peaks")
+    reader.only("device.peaks", PEAK_DTYPES)
     peaks = {}
-    for dtype, entry in reader.table("device.peaks").items():
+    for dtype, entry in table.items():
         path = f"device.peaks.{dtype}"
-        peaks[dtype] = Peak(
-            flops_per_s=reader.required(path), dtype=dtype, source=str(entry.get("source")),
-            name=str(entry.get("name", f"{dtype} peak of {values.get('device_name')}")),
-        )  # fmt: skip
-    network = Network(
+        flops_per_s = reader.optional(path, extra=("name",))
+        if flops_per_s is not None:
+            name = str(entry.get("name", f"{dtype} peak of {reader.values.get('device_name')}"))
+            peaks[dtype] = Peak(flops_per_s=flops_per_s, dtype=dtype, name=name, source=reader.sources[path])
+    return peaks
+
+
+def _read_network(reader: Quantities) -> Network:
+    reader.only("network", [entry.name for entry in fields(Network)])
+    return Network(
         node_latency_s=reader.optional("network.node_latency_s", zero=True),
         node_bytes_per_s=reader.optional("network.node_bytes_per_s"),
         fabric_latency_s=reader.optional("network.fabric_latency_s", zero=True),
         nic_bytes_per_s=reader.optional("network.nic_bytes_per_s"),
-        nics_per_node=reader.whole("network.nics_per_node") if reader.table("network").get("nics_per_node") else None,
+        nics_per_node=reader.whole("network.nics_per_node") if "nics_per_node" in reader.table("network") else None,
     )
-    if not reader.table("rates"):
-        raise UserError(f"{origin} has no [rates.*] table: add one, or calibrate the host with 'janus calibrate'")
-    return Machine(
+
+
+def _read_fabric(reader: Quantities) -> FabricDescription | None:
+    """The [fabric] table: its family is a text, everything else a number, word or list with a source."""
+    table = reader.table("fabric")
+    if not table:
+        return None
+    family = table.get("family")
+    if not isinstance(family, str) or not family:
+        reader.problems.append(f"fabric.family is {family!r}: it must be a text, the name of a topology")
+        family = ""
+    values = {name: reader.free(f"fabric.{name}") for name in table if name != "family"}
+    return FabricDescription(
+        family=family, numbers={name: value for name, value in values.items() if value is not None}
+    )
+
+
+def _read_transport(reader: Quantities) -> Transport | None:
+    """The [transport] table; what it leaves out has the default of Transport (costs nothing)."""
+    table = reader.table("transport")
+    if not table:
+        return None
+    reader.only("transport", [entry.name for entry in fields(Transport)])
+    numbers = {}
+    for name in table:
+        is_rate, is_size = name.endswith("_bytes_per_s"), name == "eager_bytes"
+        zero = is_size or (name.endswith("_s") and not is_rate)
+        numbers[name] = reader.optional(f"transport.{name}", zero=zero, infinite=is_rate or is_size)
+    known = {name: value for name, value in numbers.items() if value is not None}
+    if known.get("link_fraction", 1.0) > 1:
+        reader.problems.append(f"transport.link_fraction is {known['link_fraction']}: it is a fraction, at most 1")
+    return None if reader.problems else Transport(**known)
+
+
+def read_machine(values: Mapping[str, Any]) -> FileVerdict:
+    """The machine of the nested values of a machine file, or all that is wrong with them."""
+    if values.get("schema") != SCHEMA:
+        sentence = f"the file has schema {values.get('schema')!r}: a machine file has schema {SCHEMA!r}"
+        return FileVerdict(machine=None, problems=(sentence,))
+    reader = Quantities(values)
+    reader.only("", FILE_KEYS)
+    reader.only("device", DEVICE_KEYS)
+    peaks, network = _read_peaks(reader), _read_network(reader)
+    fabric, transport = _read_fabric(reader), _read_transport(reader)
+    rates = tuple(_read_rates(reader, label) for label in reader.table("rates"))
+    provenance = dict(reader.table("provenance"))
+    if provenance and not rates:
+        reader.problems.append("a calibrated host has no [rates.*] table: calibrate it again with 'janus calibrate'")
+    written = str(values.get("date", provenance.get("date", "")))
+    machine = Machine(
         name=reader.text("name"),
         description=reader.text("description"),
         device_name=reader.text("device_name"),
@@ -241,13 +285,23 @@ def machine_from_mapping(values: Mapping[str, Any], origin: str) -> Machine:
         memory_bytes_per_node=reader.required("device.memory_bytes_per_node"),
         memory_bytes_per_s=reader.required("device.memory_bytes_per_s"),
         second_memory_bytes_per_node=reader.optional("device.second_memory_bytes_per_node") or 0.0,
-        peaks=peaks,
-        network=network,
-        rates=tuple(_read_rates(reader, label) for label in reader.table("rates")),
+        peaks=peaks, network=network, rates=rates, fabric=fabric, transport=transport,
         sources=reader.sources,
+        dates={**dict.fromkeys(reader.sources, written), **reader.dates} if written else reader.dates,
         quality=reader.quality,
-        provenance=dict(reader.table("provenance")),
-    )
+        provenance=provenance,
+    )  # fmt: skip
+    return FileVerdict(machine=None if reader.problems else machine, problems=tuple(reader.problems))
+
+
+def machine_from_mapping(values: Mapping[str, Any], origin: str) -> Machine:
+    """A Machine of the nested values of a machine file. Raises UserError naming ``origin`` and the number."""
+    verdict = read_machine(values)
+    if verdict.machine is None:
+        others = len(verdict.problems) - 1
+        more = f" ({others} more: 'janus machines check {origin}')" if others else ""
+        raise UserError(f"{origin}: {verdict.problems[0]}{more}")
+    return verdict.machine
 
 
 def catalogue_names() -> list[str]:
@@ -278,6 +332,8 @@ def _inline(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_inline(entry) for entry in value)}]"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
     return f'"{escaped}"'
 

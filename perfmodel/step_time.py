@@ -96,7 +96,7 @@ def rates_for(machine: Machine, ranks_per_node: int, threads: int = 1) -> tuple[
     ranks share the cores in turn.
     """
     if not machine.is_calibrated_host:
-        return machine.rates[0], []
+        return machine.require_rates()[0], []
     same = sorted((rates for rates in machine.rates if rates.threads == threads), key=lambda rates: rates.ranks)
     notes = []
     if not same:
