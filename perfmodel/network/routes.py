@@ -45,7 +45,9 @@ class Transport:
     overhead_s: per message, on sender and receiver together. latency_s: per message beyond the path's own. gap_s:
     between two messages of one rank in one round. link_fraction: of the links' capacity that a stream of large messages
     reaches. reduction_bytes_per_s, copy_bytes_per_s: of one rank. rendezvous_s: handshake of a message above
-    eager_bytes.
+    eager_bytes; messages up to that go through buffers of the library at eager_copy_bytes_per_s. Two ranks that
+    exchange messages above exchange_bytes with each other reach only exchange_fraction of the link each way (1: full
+    duplex; measured about 1/2 on InfiniBand through UCX, 1 on Tofu).
 
     Memory of the host, where a collective is large (the defaults change nothing): cache_bytes: of a collective's buffer
     up to which reductions run from cache; what exceeds it runs at memory_reduction_bytes_per_s. kept_bytes: work
@@ -61,18 +63,34 @@ class Transport:
     copy_bytes_per_s: float = math.inf
     rendezvous_s: float = 0.0
     eager_bytes: float = math.inf
+    eager_copy_bytes_per_s: float = math.inf
+    exchange_fraction: float = 1.0
+    exchange_bytes: float = math.inf
     cache_bytes: float = math.inf
     memory_reduction_bytes_per_s: float = math.inf
     kept_bytes: float = math.inf
     first_touch_bytes_per_s: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in ("overhead_s", "latency_s", "gap_s", "rendezvous_s", "eager_bytes", "cache_bytes", "kept_bytes"):
-            assert getattr(self, name) >= 0, f"{name} {getattr(self, name)}"
+        for name, value in vars(self).items():
+            assert value >= 0, f"{name} {value}"
+            assert value > 0 or not name.endswith("_per_s"), f"{name} {value}"
         assert 0 < self.link_fraction <= 1, f"link_fraction {self.link_fraction}"
-        for name in ("reduction_bytes_per_s", "copy_bytes_per_s", "memory_reduction_bytes_per_s",
-                     "first_touch_bytes_per_s"):  # fmt: skip
-            assert getattr(self, name) > 0, f"{name} {getattr(self, name)}"
+        assert 0 < self.exchange_fraction <= 1, f"exchange_fraction {self.exchange_fraction}"
+
+    def software_s(self, message_bytes: Sizes, num_messages: Sizes = 1.0) -> Sizes:
+        """Seconds beside path and wire until a rank's num_messages of one round, message_bytes each, are through.
+
+        overhead_s + latency_s + (num_messages - 1) gap_s, and the handshake of long messages or the copies of short
+        ones.
+        """
+        posting = self.overhead_s + self.latency_s + (num_messages - 1.0) * self.gap_s
+        copies = num_messages * message_bytes / self.eager_copy_bytes_per_s
+        return posting + np.where(np.asarray(message_bytes) > self.eager_bytes, self.rendezvous_s, copies)
+
+    def exchange_s(self, message_bytes: Sizes, wire_s: Sizes) -> Sizes:
+        """Seconds that two ranks exchanging messages of message_bytes lose beside the wire_s of one direction alone."""
+        return np.where(np.asarray(message_bytes) > self.exchange_bytes, wire_s * (1 / self.exchange_fraction - 1), 0.0)
 
     def reduction_s(self, reduced_bytes: Sizes, size_bytes: Sizes) -> Sizes:
         """Seconds in which one rank reduces reduced_bytes of a collective whose buffer has size_bytes (arrays alike).
