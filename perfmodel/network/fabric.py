@@ -1,0 +1,208 @@
+"""What a fabric is: ports, directed links with ends, and routes between ports; and which families there are.
+
+It owns the abstract class, the assembling of routes and ``build_fabric``. It does not own any topology (``switch``,
+``fat_tree``, ``dragonfly``, ``torus``) nor who sits on the ports (``cluster``).
+
+*port*: one NIC of one node. *vertex*: a port (0 to P - 1) or a switch (P and up). *link*: one direction of a cable, or
+of a bundle of parallel cables that traffic spreads over evenly. Links 0 to P - 1 leave the ports, links P to 2P - 1
+enter them, in every family.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from janus.errors import UserError
+from perfmodel.network.routes import Routes
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Crossing = tuple[Ints, Ints, Floats | float]  # message, link, share
+
+
+class Fabric(ABC):
+    """Links and routes between ports.
+
+    num_ports: P. capacity_bytes_per_s, latency_s: [L], of each link; the latency is the wire's and that of the switch
+    behind it. link_source, link_target: [L], the vertices a link joins. rails: ports p and q reach each other only if
+    p % rails == q % rails. looks_alike: the same from every port under a cyclic shift of the ports' numbers.
+    """
+
+    family: ClassVar[str]
+    num_ports: int
+    rails: int = 1
+    looks_alike: bool = False
+
+    def __init__(self, num_ports: int, bundles: Sequence[tuple[Ints, Ints, Floats | float, Floats | float]]) -> None:
+        """bundles: (source vertices, target vertices, bytes/s, seconds) in the order of the links' numbers."""
+        self.num_ports = num_ports
+        self.link_source: Ints = np.concatenate([bundle[0] for bundle in bundles]).astype(np.int64)
+        self.link_target: Ints = np.concatenate([bundle[1] for bundle in bundles]).astype(np.int64)
+        self.capacity_bytes_per_s = _per_link(bundles, 2)
+        self.latency_s = _per_link(bundles, 3)
+        assert len(self.link_source) == len(self.link_target) == len(self.capacity_bytes_per_s)
+
+    @property
+    def num_links(self) -> int:
+        return len(self.capacity_bytes_per_s)
+
+    @property
+    def num_vertices(self) -> int:
+        return int(max(self.link_source.max(), self.link_target.max())) + 1
+
+    @abstractmethod
+    def crossings(self, source: Ints, target: Ints) -> list[Crossing]:
+        """What messages between *different* ports cross between the first link and the last: parts in path order."""
+
+    @abstractmethod
+    def bisection_bytes_per_s(self) -> float:
+        """One direction, over the worst of the natural balanced cuts; math.inf for one port."""
+
+    def vertex_names(self) -> list[str]:
+        """A name for every vertex: ports first."""
+        switches = range(self.num_vertices - self.num_ports)
+        return [f"port {port}" for port in range(self.num_ports)] + [f"switch {number}" for number in switches]
+
+    def link_names(self) -> list[str]:
+        """'from > to' for every link."""
+        names = self.vertex_names()
+        return [f"{names[a]} > {names[b]}" for a, b in zip(self.link_source, self.link_target, strict=True)]
+
+    def routes(self, source: Ints, target: Ints) -> Routes:
+        """Routes of M messages between ports. source, target: int64 [M]. A port to itself crosses nothing."""
+        source, target = np.asarray(source, np.int64), np.asarray(target, np.int64)
+        assert source.shape == target.shape, f"{source.shape} sources, {target.shape} targets"
+        if len(source):
+            assert min(source.min(), target.min()) >= 0, "negative port"
+            assert max(source.max(), target.max()) < self.num_ports, f"port beyond {self.num_ports}"
+            assert np.all(source % self.rails == target % self.rails), "message between two rails"
+        moving = np.flatnonzero(source != target)
+        inner = self.crossings(source[moving], target[moving])
+        parts: list[Crossing] = [(moving, source[moving], 1.0)]
+        parts += [(moving[message], link, share) for message, link, share in inner]
+        parts.append((moving, target[moving] + self.num_ports, 1.0))
+        return assemble(len(source), parts, self.latency_s)
+
+    def cut_bytes_per_s(self, side: NDArray[np.bool_]) -> float:
+        """Capacity of the links from vertices with side True to those with False. side: bool [num_vertices]."""
+        crossing = side[self.link_source] & ~side[self.link_target]
+        return float(self.capacity_bytes_per_s[crossing].sum())
+
+
+def _per_link(bundles: Sequence[tuple[Ints, Ints, Floats | float, Floats | float]], column: int) -> Floats:
+    return np.concatenate([np.broadcast_to(np.asarray(b[column], np.float64), b[0].shape) for b in bundles])
+
+
+def port_bundles(
+    num_ports: int, switch_of_port: Ints, port_bytes_per_s: float, wire_latency_s: float, switch_latency_s: float
+) -> list[tuple[Ints, Ints, Floats | float, Floats | float]]:
+    """The first 2P links of every family: out of each port into its switch, and back."""
+    ports = np.arange(num_ports)
+    return [
+        (ports, switch_of_port, port_bytes_per_s, wire_latency_s + switch_latency_s),
+        (switch_of_port, ports, port_bytes_per_s, wire_latency_s),
+    ]
+
+
+def assemble(num_messages: int, parts: Sequence[Crossing], latency_s: Floats) -> Routes:
+    """Compressed rows of crossings given part by part; a link crossed twice by a message's parts is merged.
+
+    The path latency is the mean over a message's paths, weighted by their shares.
+    """
+    message = np.concatenate([part[0] for part in parts])
+    link = np.concatenate([part[1] for part in parts])
+    share = np.concatenate([np.broadcast_to(np.asarray(part[2], np.float64), part[0].shape) for part in parts])
+    order = np.argsort(message, kind="stable")
+    message, link, share = message[order], link[order], share[order]
+    if any(isinstance(part[2], np.ndarray) for part in parts):
+        message, link, share = _merged(message, link, share, len(latency_s))
+    counts = np.bincount(message, minlength=num_messages)
+    path_s = np.bincount(message, weights=share * latency_s[link], minlength=num_messages).astype(np.float64)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Routes(offsets=offsets, links=link.astype(np.int64), shares=share, latency_s=path_s)
+
+
+def _merged(message: Ints, link: Ints, share: Floats, num_links: int) -> tuple[Ints, Ints, Floats]:
+    """Sorted by message and link, equal pairs added up, shares of 0 dropped."""
+    kept = share > 0
+    key = message[kept] * num_links + link[kept]
+    order = np.argsort(key, kind="stable")
+    key, share = key[order], share[kept][order]
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, np.int64)
+    total = np.add.reduceat(share, first) if len(key) else share
+    return key[first] // num_links, key[first] % num_links, total
+
+
+FAMILY_CLASSES = {
+    "single_switch": "switch.SingleSwitch",
+    "fat_tree": "fat_tree.FatTree",
+    "rail_optimised": "fat_tree.RailOptimised",
+    "dragonfly": "dragonfly.Dragonfly",
+    "torus": "torus.Torus",
+}
+
+
+def family_class(family: str) -> type[Fabric]:
+    """The class of a family. Raises UserError for an unknown name, with the known ones."""
+    if family not in FAMILY_CLASSES:
+        near = difflib.get_close_matches(family, FAMILY_CLASSES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FAMILY_CLASSES)}"
+        raise UserError(f"no fabric family {family!r}: {hint}")
+    module, name = FAMILY_CLASSES[family].split(".")
+    found: type[Fabric] = getattr(importlib.import_module(f"perfmodel.network.{module}"), name)
+    return found
+
+
+def allowed_keys(family: str) -> dict[str, bool]:
+    """The numbers of a family's table: key -> whether it must be given (the number of ports is not one of them)."""
+    parameters = inspect.signature(family_class(family)).parameters
+    given = ("num_ports", "nics_per_node")
+    return {key: value.default is inspect.Parameter.empty for key, value in parameters.items() if key not in given}
+
+
+def build_fabric(
+    family: str, numbers: Mapping[str, float | str | tuple[Any, ...]], *, num_nodes: int, nics_per_node: int
+) -> Fabric:
+    """The part of a fabric that num_nodes nodes of nics_per_node NICs need.
+
+    numbers: keyword arguments of the family's class, floats where TOML has no other kind. Raises UserError naming the
+    family, the key and the allowed keys.
+    """
+    keys = allowed_keys(family)
+    for key in numbers:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"fabric {family}: no number {key!r}: {hint}allowed: {', '.join(keys)}")
+    missing = [key for key, required in keys.items() if required and key not in numbers]
+    if missing:
+        raise UserError(f"fabric {family}: {missing[0]} is missing: required: {', '.join(k for k in keys if keys[k])}")
+    if num_nodes < 1 or nics_per_node < 1:
+        raise UserError(f"fabric {family}: {num_nodes} nodes of {nics_per_node} NICs: give at least one of each")
+    arguments = {key: _plain(value) for key, value in numbers.items()}
+    parameters = inspect.signature(family_class(family)).parameters
+    if "nics_per_node" in parameters:
+        arguments["nics_per_node"] = nics_per_node
+    return family_class(family)(num_ports=num_nodes * nics_per_node, **arguments)
+
+
+def _plain(value: Any) -> Any:
+    """Whole floats as integers, lists as tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(entry) for entry in value)
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value == int(value) else value
+
+
+def require(family: str, fits: bool, sentence: str) -> None:
+    """Raise UserError naming the family unless the rule holds."""
+    if not fits:
+        raise UserError(f"fabric {family}: {sentence}")
