@@ -6,11 +6,14 @@ It owns the placing of ranks, NICs' sharing and striping, and allocations. It do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from janus.errors import UserError
 from perfmodel.machine import Machine
-from perfmodel.network.fabric import Crossing, Fabric, Floats, Ints, assemble
+from perfmodel.network.fabric import Crossing, Fabric, Floats, Ints, assemble, build_fabric
 from perfmodel.network.routes import Routes
 
 
@@ -96,7 +99,7 @@ class Cluster:
             (inside, first + self.num_ranks + target[inside], 1.0),
         ]
         parts += self._between_parts(source, target, outside)
-        return assemble(len(source), parts, self.latency_s)
+        return assemble(len(source), parts, self.latency_s, merge=self.stripe)
 
     def _between(self, source: Ints, target: Ints, outside: Ints, num_messages: int) -> Routes:
         """The fast way: every message between nodes, over one NIC each."""
@@ -150,11 +153,19 @@ def random_nodes(num_nodes: int, machine_nodes: int, seed: int) -> Ints:
 
 
 def build_cluster(
-    machine: Machine, *, num_nodes: int, ranks_per_node: int, stripe: bool = False, node_numbers: Ints | None = None
+    machine: Machine,
+    *,
+    num_nodes: int,
+    ranks_per_node: int,
+    stripe: bool = False,
+    node_numbers: Ints | None = None,
+    fabric_numbers: Mapping[str, float | str | tuple[Any, ...]] | None = None,
 ) -> Cluster:
-    """A job of num_nodes nodes on a machine's fabric. Raises UserError where the machine has no fabric or NICs."""
-    from perfmodel.network.fabric import build_fabric
+    """A job of num_nodes nodes on a machine's fabric.
 
+    fabric_numbers: in place of those of the machine's [fabric] table, e.g. {"routing": "minimal"} or the job_shape of a
+    torus. Raises UserError where the machine has no fabric, NICs or node links.
+    """
     description = getattr(machine, "fabric", None)
     network = machine.network
     if description is None:
@@ -167,7 +178,8 @@ def build_cluster(
     assert node_bytes_per_s is not None
     assert node_s is not None
     built_nodes = num_nodes if node_numbers is None else int(np.max(node_numbers)) + 1
-    fabric = build_fabric(description.family, description.numbers, num_nodes=built_nodes, nics_per_node=nics)
+    numbers = {**description.numbers, **(fabric_numbers or {})}
+    fabric = build_fabric(description.family, numbers, num_nodes=built_nodes, nics_per_node=nics)
     return Cluster(
         num_nodes=num_nodes, ranks_per_node=ranks_per_node, fabric=fabric, nics_per_node=nics,
         node_bytes_per_s=node_bytes_per_s, node_latency_s=node_s, nic_bytes_per_s=network.nic_bytes_per_s,

@@ -12,6 +12,7 @@ import numpy as np
 
 from perfmodel.network.fabric import Crossing, Fabric, Floats, Ints, port_bundles, require
 
+Hop = tuple[Ints, Floats | float]  # link of every message (-1: none), share
 ROUTINGS = ("minimal", "valiant", "adaptive")
 
 
@@ -102,84 +103,104 @@ class Dragonfly(Fabric):
         further = (other - group - 1) % self._all_groups
         return (further * self._cables + cable) % self._switches
 
-    def _local(self, message: Ints, switch: Ints, other: Ints, share: Floats) -> Crossing:
-        """Hops between two switches (numbers over all groups) of one group; nothing where they are the same."""
-        moves = np.flatnonzero(switch != other)
-        switch, other = switch[moves], other[moves]
+    def _local(self, switch: Ints, other: Ints) -> Ints:
+        """The link between two switches (numbers over all groups) of one group; -1 where they are the same."""
         further = (other - switch - 1) % self._switches
-        return message[moves], self._first_local + switch * (self._switches - 1) + further, share[moves]
+        return np.where(switch == other, -1, self._first_local + switch * (self._switches - 1) + further)
 
-    def _global(self, message: Ints, group: Ints, other: Ints, cable: Ints, share: Floats) -> Crossing:
+    def _global(self, group: Ints, other: Ints, cable: Ints) -> Ints:
         further = (other - group - 1) % self._groups
-        link = self._first_global + (group * (self._groups - 1) + further) * self._cables + cable
-        return message, link, share
+        return self._first_global + (group * (self._groups - 1) + further) * self._cables + cable
 
     def crossings(self, source: Ints, target: Ints) -> list[Crossing]:
         here, there = source // self._ports_per_switch, target // self._ports_per_switch
         inside = here // self._switches == there // self._switches
         near, far = np.flatnonzero(inside & (here != there)), np.flatnonzero(~inside)
         turn = source % self._ports_per_switch
-        parts = self._inside_parts(near, here[near], there[near], turn[near]) if len(near) else []
-        return parts + (self._between_parts(far, here[far], there[far], turn[far]) if len(far) else [])
+        hops = self._inside(here[near], there[near], turn[near]) if len(near) else []
+        parts = [_part(near, link, share) for link, share in hops]
+        hops = self._between(here[far], there[far], turn[far]) if len(far) else []
+        return parts + [_part(far, link, share) for link, share in hops]
 
-    def _inside_parts(self, message: Ints, here: Ints, there: Ints, turn: Ints) -> list[Crossing]:
+    def _inside(self, here: Ints, there: Ints, turn: Ints) -> list[Hop]:
+        """Between two switches of one group: straight, and through others of its switches."""
         others = self._switches - 2
         direct = self._direct if others > 0 else 1.0
-        parts = [self._local(message, here, there, np.full(len(message), direct))]
-        used = min(self._paths or others, others)
-        for path in range(used if direct < 1 else 0):
-            share = np.full(len(message), (1 - direct) / used)
-            middle = self._other_than(here, there, turn * used + path)
-            parts += [self._local(message, here, middle, share), self._local(message, middle, there, share)]
-        return parts
-
-    def _other_than(self, here: Ints, there: Ints, turn: Ints) -> Ints:
-        """A switch of the group that is neither of two, by turns. All are numbers over all groups."""
+        used = min(self._paths or others, others) if direct < 1 else 0
         group, a, b = here // self._switches, here % self._switches, there % self._switches
-        return group * self._switches + _skip((turn + a + b) % (self._switches - 2), a, b)
+        hops: list[Hop] = [(self._local(here, there), direct)] if direct > 0 else []
+        for path in range(used):
+            middle = group * self._switches + _skip((turn * used + path + a + b) % others, a, b)
+            share = (1 - direct) / used
+            hops += [(self._local(here, middle), share), (self._local(middle, there), share)]
+        return hops
 
-    def _between_parts(self, message: Ints, here: Ints, there: Ints, turn: Ints) -> list[Crossing]:
+    def _between(self, here: Ints, there: Ints, turn: Ints) -> list[Hop]:
+        """Between two groups: over their own cables, and through other groups."""
         others = self._groups - 2
         direct = self._direct if others > 0 else 1.0
-        cables = min(self._paths or self._cables, self._cables)
-        parts: list[Crossing] = []
-        for path in range(cables if direct > 0 else 0):
-            share = np.full(len(message), direct / cables)
-            end, more = self._cross(message, here, there // self._switches, here + there + turn * cables + path, share)
-            parts += [*more, self._local(message, end, there, share)]
-        used = min(self._paths or others, others)
         group, goal = here // self._switches, there // self._switches
-        for path in range(used if direct < 1 else 0):
-            share = np.full(len(message), (1 - direct) / used)
+        leaving: list[Hop] = []
+        far: list[Hop] = []
+        arriving: list[Hop] = []
+        straight = min(self._paths or self._cables, self._cables) if direct > 0 else 0
+        for path in range(straight):
+            share = direct / straight
+            leave, link, end = self._cross(here, goal, here + there + turn * straight + path)
+            leaving.append((leave, share))
+            far.append((link, share))
+            arriving.append((self._local(end, there), share))
+        used = min(self._paths or others, others) if direct < 1 else 0
+        for path in range(used):
+            share = (1 - direct) / used
             spin = turn * used + path
             middle = _skip((spin + here + there) % others, group, goal)
-            at, first = self._cross(message, here, middle, spin + here, share)
-            end, second = self._cross(message, at, goal, spin + there, share)
-            parts += [*first, *second, self._local(message, end, there, share)]
-        return parts
+            leave, first, at = self._cross(here, middle, spin + here)
+            turning, second, end = self._cross(at, goal, spin + there)
+            leaving.append((leave, share))
+            far += [(first, share), (turning, share), (second, share)]
+            arriving.append((self._local(end, there), share))
+        return [*_merged(leaving), *far, *_merged(arriving)]
 
-    def _cross(self, message: Ints, here: Ints, other: Ints, turn: Ints, share: Floats) -> tuple[Ints, list[Crossing]]:
-        """From switches to another group over one cable, chosen by turns: where that ends, and what it crosses."""
+    def _cross(self, here: Ints, other: Ints, turn: Ints) -> tuple[Ints, Ints, Ints]:
+        """From switches to another group by one cable, chosen by turns: local link, cable, switch where it ends."""
         group, cable = here // self._switches, turn % self._cables
         leave = group * self._switches + self._gateway(group, other, cable)
         end = other * self._switches + self._gateway(other, group, cable)
-        return end, [
-            self._local(message, here, leave, share),
-            self._global(message, group, other, cable, share),
-        ]
+        return self._local(here, leave), self._global(group, other, cable), end
 
     def bisection_bytes_per_s(self) -> float:
         """Smaller of two cuts into halves of the ports: with the detour groups on one side, and on the other."""
         if self.num_ports < 2:
             return math.inf
         half = self.num_ports // 2
-        ports = half * float(self.capacity_bytes_per_s[0])
-        side = np.zeros(self.num_vertices, dtype=bool)
-        side[:half] = True
-        side[self.num_ports : self.num_ports + -(-half // self._ports_per_switch)] = True
-        first = self.cut_bytes_per_s(side)
-        side[self.num_ports + self._used * self._switches :] = True
-        return min(ports, first, self.cut_bytes_per_s(side))
+        cuts = []
+        for switches in (half // self._ports_per_switch, -(-half // self._ports_per_switch)):
+            side = np.zeros(self.num_vertices, dtype=bool)
+            side[:half] = True
+            side[self.num_ports : self.num_ports + switches] = True
+            cuts.append(self.cut_bytes_per_s(side))
+            side[self.num_ports + self._used * self._switches :] = True
+            cuts.append(self.cut_bytes_per_s(side))
+        return min(half * float(self.capacity_bytes_per_s[0]), *cuts)
+
+
+def _part(messages: Ints, link: Ints, share: Floats | float) -> Crossing:
+    """Crossings of those messages that have a link (not -1) and a share there."""
+    kept = np.flatnonzero((link >= 0) & (np.asarray(share) > 0))
+    return messages[kept], link[kept], share[kept] if isinstance(share, np.ndarray) else share
+
+
+def _merged(hops: list[Hop]) -> list[Hop]:
+    """Hops of several paths with the shares of equal links added up on the first of them."""
+    links = [link for link, _ in hops]
+    shares = [np.full(len(link), share) for link, share in hops]
+    for later in range(1, len(hops)):
+        for earlier in range(later):
+            same = np.flatnonzero(links[later] == links[earlier])
+            shares[earlier][same] += shares[later][same]
+            shares[later][same] = 0.0
+    return list(zip(links, shares, strict=True))
 
 
 def _skip(index: Ints, a: Ints, b: Ints) -> Ints:

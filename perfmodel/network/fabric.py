@@ -1,7 +1,7 @@
 """What a fabric is: ports, directed links with ends, and routes between ports; and which families there are.
 
 It owns the abstract class, the assembling of routes and ``build_fabric``. It does not own any topology (``switch``,
-``fat_tree``, ``dragonfly``, ``torus``) nor who sits on the ports (``cluster``).
+``fat_tree``, ``dragonfly``, ``dragonfly_plus``, ``torus``, ``tofu``) nor who sits on the ports (``cluster``).
 
 *port*: one NIC of one node. *vertex*: a port (0 to P - 1) or a switch (P and up). *link*: one direction of a cable, or
 of a bundle of parallel cables that traffic spreads over evenly. Links 0 to P - 1 leave the ports, links P to 2P - 1
@@ -61,7 +61,10 @@ class Fabric(ABC):
 
     @abstractmethod
     def crossings(self, source: Ints, target: Ints) -> list[Crossing]:
-        """What messages between *different* ports cross between the first link and the last: parts in path order."""
+        """What messages between *different* ports cross between the first link and the last.
+
+        Parts in path order, each with its messages in rising order; no link twice for one message.
+        """
 
     @abstractmethod
     def bisection_bytes_per_s(self) -> float:
@@ -113,33 +116,52 @@ def port_bundles(
     ]
 
 
-def assemble(num_messages: int, parts: Sequence[Crossing], latency_s: Floats) -> Routes:
-    """Compressed rows of crossings given part by part; a link crossed twice by a message's parts is merged.
+def assemble(num_messages: int, parts: Sequence[Crossing], latency_s: Floats, *, merge: bool = False) -> Routes:
+    """Compressed rows of crossings given part by part, each with its messages in rising order.
 
-    The path latency is the mean over a message's paths, weighted by their shares.
+    merge: parts may cross the same link for one message; those are added up. The path latency is the mean over a
+    message's paths, weighted by their shares.
     """
-    message = np.concatenate([part[0] for part in parts])
-    link = np.concatenate([part[1] for part in parts])
-    share = np.concatenate([np.broadcast_to(np.asarray(part[2], np.float64), part[0].shape) for part in parts])
-    order = np.argsort(message, kind="stable")
-    message, link, share = message[order], link[order], share[order]
-    if any(isinstance(part[2], np.ndarray) for part in parts):
-        message, link, share = _merged(message, link, share, len(latency_s))
-    counts = np.bincount(message, minlength=num_messages)
-    path_s = np.bincount(message, weights=share * latency_s[link], minlength=num_messages).astype(np.float64)
+    counts = np.zeros(num_messages, np.int64)
+    for message, _, _ in parts:
+        counts += np.bincount(message, minlength=num_messages)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Routes(offsets=offsets, links=link.astype(np.int64), shares=share, latency_s=path_s)
+    cursor = offsets[:-1].copy()
+    links, shares = np.empty(offsets[-1], np.int64), np.empty(offsets[-1])
+    path_s = np.zeros(num_messages)
+    for message, link, share in parts:
+        place = cursor[message] + _turns(message)
+        links[place] = link
+        shares[place] = share
+        cursor += np.bincount(message, minlength=num_messages)
+        path_s += np.bincount(message, weights=latency_s[link] * share, minlength=num_messages)
+    routes = Routes(offsets=offsets, links=links, shares=shares, latency_s=path_s)
+    return _merged(routes, len(latency_s)) if merge else routes
 
 
-def _merged(message: Ints, link: Ints, share: Floats, num_links: int) -> tuple[Ints, Ints, Floats]:
-    """Sorted by message and link, equal pairs added up, shares of 0 dropped."""
-    kept = share > 0
-    key = message[kept] * num_links + link[kept]
+def _turns(message: Ints) -> Ints | int:
+    """How many times each entry's message occurred before it, in rising messages; 0 where none occurs twice."""
+    new = np.diff(message, prepend=-1) != 0
+    if new.all():
+        return 0
+    first = np.flatnonzero(new)
+    counts: Ints = np.arange(len(message)) - np.repeat(first, np.diff(first, append=len(message)))
+    return counts
+
+
+def _merged(routes: Routes, num_links: int) -> Routes:
+    """The same routes with every link once per message, in the order of the links' numbers."""
+    message = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
+    key = message * num_links + routes.links
     order = np.argsort(key, kind="stable")
-    key, share = key[order], share[kept][order]
-    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else np.empty(0, np.int64)
-    total = np.add.reduceat(share, first) if len(key) else share
-    return key[first] // num_links, key[first] % num_links, total
+    key, share = key[order], routes.shares[order]
+    first = np.flatnonzero(np.diff(key, prepend=-1))
+    shares = np.add.reduceat(share, first) if len(first) else share
+    counts = np.bincount(key[first] // num_links, minlength=len(routes))
+    return Routes(
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), links=key[first] % num_links, shares=shares,
+        latency_s=routes.latency_s,
+    )  # fmt: skip
 
 
 FAMILY_CLASSES = {
@@ -147,7 +169,9 @@ FAMILY_CLASSES = {
     "fat_tree": "fat_tree.FatTree",
     "rail_optimised": "fat_tree.RailOptimised",
     "dragonfly": "dragonfly.Dragonfly",
+    "dragonfly_plus": "dragonfly_plus.DragonflyPlus",
     "torus": "torus.Torus",
+    "tofu_d": "tofu.TofuD",
 }
 
 

@@ -16,8 +16,10 @@ from perfmodel.network.fabric import Crossing, Fabric, Floats, Ints, port_bundle
 class Torus(Fabric):
     """A router per node, joined to the next and the previous one of each dimension.
 
-    shape: routers per dimension, the last one running fastest; router r has ports r * nics_per_node onwards. wraps:
-    whether each dimension closes to a ring (all do by default; a ring of 2 has two cables, a mesh of 2 one).
+    shape: routers of the machine per dimension. job_shape: of the block that the ports are in (default: the most
+    compact block with room for them); the last dimension runs fastest, router r has ports r * nics_per_node onwards.
+    wraps: whether each dimension of the machine closes to a ring (a ring of 2 has two cables, a mesh of 2 one); a
+    block is closed only where it spans the machine.
     link_bytes_per_s: of one direction of one cable between routers; port_bytes_per_s: of a port. Routes correct the
     dimensions in order (the first first), each the shortest way; at equal distance half goes each way.
     """
@@ -31,19 +33,22 @@ class Torus(Fabric):
         shape: Sequence[int] | int,
         link_bytes_per_s: float,
         port_bytes_per_s: float,
+        job_shape: Sequence[int] | int | None = None,
         wraps: Sequence[bool] | bool = True,
         nics_per_node: int = 1,
         wire_latency_s: float = 0.0,
         switch_latency_s: float = 0.0,
     ) -> None:
-        self.shape = (int(shape),) if isinstance(shape, int | float) else tuple(int(size) for size in shape)
-        self.wraps = (bool(wraps),) * len(self.shape) if isinstance(wraps, bool | int) else tuple(map(bool, wraps))
-        self._nics = nics_per_node
-        room = math.prod(self.shape) * nics_per_node
-        require(self.family, min(self.shape) >= 1, f"shape {self.shape}: every dimension has at least 1")
-        require(self.family, len(self.wraps) == len(self.shape), f"{len(self.wraps)} wraps for shape {self.shape}")
-        require(self.family, 1 <= num_ports <= room, f"{num_ports} ports on shape {self.shape} with room for {room}")
+        machine = (int(shape),) if isinstance(shape, int | float) else tuple(int(size) for size in shape)
+        closed = (bool(wraps),) * len(machine) if isinstance(wraps, bool | int) else tuple(map(bool, wraps))
+        require(self.family, min(machine) >= 1, f"shape {machine}: every dimension has at least 1")
+        require(self.family, len(closed) == len(machine), f"{len(closed)} wraps for shape {machine}")
         require(self.family, min(link_bytes_per_s, port_bytes_per_s) > 0, "link and port bytes/s must be above 0")
+        self._nics = nics_per_node
+        self.shape = job_block(self.family, -(-num_ports // nics_per_node), machine, job_shape)
+        self.wraps = tuple(
+            wrap and size == whole for wrap, size, whole in zip(closed, self.shape, machine, strict=True)
+        )
         self._strides = [math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
         self._first_router = num_ports
         ports = np.arange(num_ports)
@@ -126,3 +131,36 @@ class Torus(Fabric):
             side[: self.num_ports] = side[self._first_router + self.router_of(np.arange(self.num_ports))]
             cuts.append(self.cut_bytes_per_s(side))
         return min(*cuts, self.num_ports // 2 * float(self.capacity_bytes_per_s[0])) if cuts else math.inf
+
+
+def job_block(
+    family: str, num_routers: int, machine: tuple[int, ...], job_shape: Sequence[int] | int | None
+) -> tuple[int, ...]:
+    """Shape of the block that a job of num_routers gets: the given one, or the most compact one that is hardly larger.
+
+    Compact: least (volume x sum of the sides). Raises UserError where it does not fit the machine or the job.
+    """
+    if job_shape is not None:
+        block = (int(job_shape),) if isinstance(job_shape, int | float) else tuple(int(size) for size in job_shape)
+        fits = len(block) == len(machine) and all(1 <= a <= b for a, b in zip(block, machine, strict=True))
+        require(family, fits, f"job_shape {block} on shape {machine}: it must fit in every dimension")
+        room = math.prod(block)
+        require(family, num_routers <= room, f"{num_routers} nodes in a job_shape {block} of {room}")
+        return block
+    room = math.prod(machine)
+    require(family, 1 <= num_routers <= room, f"{num_routers} nodes on shape {machine} with room for {room}")
+    if num_routers == room:
+        return machine
+    blocks = _blocks(num_routers, machine)
+    return min(blocks, key=lambda block: (math.prod(block) * sum(block), block))
+
+
+def _blocks(num_routers: int, machine: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Blocks with room for num_routers: all sides but the last free, the last as short as it can be."""
+    if len(machine) == 1:
+        return [(num_routers,)] if num_routers <= machine[0] else []
+    return [
+        (side, *rest)
+        for side in range(1, min(machine[0], num_routers) + 1)
+        for rest in _blocks(-(-num_routers // side), machine[1:])
+    ]
