@@ -145,7 +145,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cells = [Cell(**values) for values in json.loads(sys.argv[1])]
     transport = "mpi" if any(cell.transport == "mpi" for cell in cells) else "gloo"
-    communicator = connect(device="cpu", transport=transport, timeout_s=120)
+    communicator = connect(device="cpu", transport=transport, timeout_s=900)
     axes_of: dict = {}
     for cell in cells:
         found = examine(cell, communicator, axes_of)
