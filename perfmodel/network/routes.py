@@ -46,7 +46,8 @@ class Transport:
     overhead_s: per message, on sender and receiver together. latency_s: per message beyond the path's own. gap_s:
     between two messages of one rank in one round. entry_s: skew with which ranks enter a collective, per doubling of
     their number (they leave the step before it, a barrier in benchmarks, at different times). link_fraction: of the
-    links' capacity that a stream of large messages reaches. rendezvous_s: handshake of a message above eager_bytes;
+    links' capacity that a stream of large messages reaches; contended_fraction: the part of that which is left on a
+    link that messages of several senders share (1: perfect flow control; less: blocked heads of line). rendezvous_s: handshake of a message above eager_bytes;
     messages up to that go through buffers of the library at eager_copy_bytes_per_s, all but the last of a rank while
     others are on the wire. Two ranks that exchange messages above exchange_bytes with each other reach only
     exchange_fraction of the link each way (1: full duplex; measured about 1/2 on InfiniBand through UCX, 1 on Tofu).
@@ -63,6 +64,7 @@ class Transport:
     gap_s: float = 0.0
     entry_s: float = 0.0
     link_fraction: float = 1.0
+    contended_fraction: float = 1.0
     reduction_bytes_per_s: float = math.inf
     copy_bytes_per_s: float = math.inf
     rendezvous_s: float = 0.0
@@ -81,8 +83,8 @@ class Transport:
         for name, value in vars(self).items():
             assert value >= 0, f"{name} {value}"
             assert value > 0 or not name.endswith("_per_s"), f"{name} {value}"
-        assert 0 < self.link_fraction <= 1, f"link_fraction {self.link_fraction}"
-        assert 0 < self.exchange_fraction <= 1, f"exchange_fraction {self.exchange_fraction}"
+        for name in ("link_fraction", "contended_fraction", "exchange_fraction"):
+            assert 0 < getattr(self, name) <= 1, f"{name} {getattr(self, name)}"
 
     def software_s(self, message_bytes: Sizes, num_messages: Sizes = 1.0) -> Sizes:
         """Seconds beside path and wire until a rank's num_messages of one round, message_bytes each, are through.
@@ -93,6 +95,11 @@ class Transport:
         posting = self.overhead_s + self.latency_s + (num_messages - 1.0) * self.gap_s
         copies = message_bytes / self.eager_copy_bytes_per_s
         return posting + np.where(np.asarray(message_bytes) > self.eager_bytes, self.rendezvous_s, copies)
+
+    def wire_s_per_byte(self, load_s_per_byte: Sizes, shared_load_s_per_byte: Sizes) -> Sizes:
+        """Seconds per byte of m of a round whose fullest link, and fullest link that several ranks send over, would be
+        busy so long at full capacity."""
+        return np.maximum(load_s_per_byte, shared_load_s_per_byte / self.contended_fraction) / self.link_fraction
 
     def exchange_s(self, message_bytes: Sizes, wire_s: Sizes) -> Sizes:
         """Seconds that two ranks exchanging messages of message_bytes lose beside the wire_s of one direction alone."""
