@@ -250,14 +250,14 @@ def _read_transport(reader: Quantities) -> Transport | None:
     if not table:
         return None
     reader.only("transport", [entry.name for entry in fields(Transport)])
-    numbers = {}
-    for name in table:
-        is_rate, is_size = name.endswith("_bytes_per_s"), name == "eager_bytes"
-        zero = is_size or (name.endswith("_s") and not is_rate)
-        numbers[name] = reader.optional(f"transport.{name}", zero=zero, infinite=is_rate or is_size)
+    numbers = {
+        name: reader.optional(f"transport.{name}", zero=not name.endswith(("_per_s", "_fraction")), infinite=True)
+        for name in table
+    }
     known = {name: value for name, value in numbers.items() if value is not None}
-    if known.get("link_fraction", 1.0) > 1:
-        reader.problems.append(f"transport.link_fraction is {known['link_fraction']}: it is a fraction, at most 1")
+    for name, value in known.items():
+        if name.endswith("_fraction") and value > 1:
+            reader.problems.append(f"transport.{name} is {value}: it is a fraction, at most 1")
     return None if reader.problems else Transport(**known)
 
 
@@ -309,21 +309,29 @@ def catalogue_names() -> list[str]:
     return sorted(path.stem for path in CATALOGUE.glob("*.toml"))
 
 
+def machine_path(name_or_path: str | Path) -> Path:
+    """The file of a machine of the catalogue by name, or of anything with a slash or ending in .toml by path.
+
+    Raises UserError for an unknown name (with the nearest known).
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml") or "/" in text or isinstance(name_or_path, Path):
+        return Path(text)
+    path = CATALOGUE / f"{text}.toml"
+    if not path.exists():
+        names = catalogue_names()
+        near = difflib.get_close_matches(text, names, n=1)
+        repair = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}, or a path ending in .toml"
+        raise UserError(f"no machine {text!r} in the catalogue: {repair}")
+    return path
+
+
 def load_machine(name_or_path: str | Path) -> Machine:
     """A machine of the catalogue by name, or any machine file by path (anything with a slash or ending in .toml).
 
     Raises UserError for an unknown name (with the nearest known), a missing or malformed file.
     """
-    text = str(name_or_path)
-    if text.endswith(".toml") or "/" in text or isinstance(name_or_path, Path):
-        path = Path(text)
-    else:
-        path = CATALOGUE / f"{text}.toml"
-        if not path.exists():
-            names = catalogue_names()
-            near = difflib.get_close_matches(text, names, n=1)
-            repair = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}, or a path ending in .toml"
-            raise UserError(f"no machine {text!r} in the catalogue: {repair}")
+    path = machine_path(name_or_path)
     return machine_from_mapping(read_toml(path), str(path))
 
 
