@@ -47,10 +47,11 @@ class Transport:
     between two messages of one rank in one round. entry_s: skew with which ranks enter a collective, per doubling of
     their number (they leave the step before it, a barrier in benchmarks, at different times). link_fraction: of the
     links' capacity that a stream of large messages reaches; contended_fraction: the part of that which is left on a
-    link that messages of several senders share (1: perfect flow control; less: blocked heads of line). rendezvous_s: handshake of a message above eager_bytes;
-    messages up to that go through buffers of the library at eager_copy_bytes_per_s, all but the last of a rank while
-    others are on the wire. Two ranks that exchange messages above exchange_bytes with each other reach only
-    exchange_fraction of the link each way (1: full duplex; measured about 1/2 on InfiniBand through UCX, 1 on Tofu).
+    link that messages of several senders share (1: perfect flow control; less: blocked heads of line).
+    rendezvous_s: handshake of a message above eager_bytes; messages up to that go through buffers of the library at
+    eager_copy_bytes_per_s, all but the last of a rank while others are on the wire. Two ranks that exchange messages
+    above exchange_bytes with each other reach only exchange_fraction of the link each way (1: full duplex; measured
+    about 1/2 on InfiniBand through UCX, 1 on Tofu).
 
     Memory of the host (the defaults change nothing): reduction_bytes_per_s, copy_bytes_per_s: of one rank, in cache.
     cache_bytes: of a collective's buffer that runs from cache; what exceeds it runs at memory_reduction_bytes_per_s
