@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from janus.errors import UserError
+from perfmodel.network import algorithms_bine as bine
 from perfmodel.network import algorithms_exchange as exchange
 from perfmodel.network import algorithms_gather as gather
+from perfmodel.network import algorithms_levels as levels
 from perfmodel.network import algorithms_reduce as reduce
 from perfmodel.network import algorithms_tree as tree
 from perfmodel.network.algorithms_steps import Floats, Recipe, StepSchedule, schedule_of
@@ -28,6 +30,16 @@ RECIPES: dict[str, dict[str, Callable[..., Recipe]]] = {
         "recursive_doubling": reduce.recursive_doubling,
         "rabenseifner": reduce.rabenseifner,
         "reduce_broadcast": reduce.reduce_broadcast,
+        "allgather_reduce": reduce.allgather_reduce,
+        "linear": reduce.linear,
+        "double_binary_tree": tree.double_binary_tree,
+        "two_level": levels.all_reduce,
+        "leader": levels.leader,
+        "multi_rail_ring": levels.multi_rail_all_reduce,
+        "bine": bine.all_reduce,
+        "bine_permuted": bine.permuted(bine.all_reduce),
+        "bine_blocks": bine.block_by_block(bine.all_reduce),
+        "bine_latency": bine.all_reduce_latency,
     },
     "all_gather": {
         "ring": gather.ring,
@@ -36,25 +48,44 @@ RECIPES: dict[str, dict[str, Callable[..., Recipe]]] = {
         "neighbor_exchange": gather.neighbor_exchange,
         "linear": gather.linear,
         "sparbit": gather.sparbit,
+        "gather_broadcast": gather.gather_broadcast,
+        "two_level": levels.all_gather,
+        "multi_rail_ring": levels.multi_rail_all_gather,
+        "bine": bine.all_gather,
+        "bine_permuted": bine.permuted(bine.all_gather),
+        "bine_blocks": bine.block_by_block(bine.all_gather),
     },
     "reduce_scatter": {
         "ring": reduce.ring_reduce_scatter,
         "recursive_halving": reduce.recursive_halving_reduce_scatter,
+        "recursive_distance_doubling": bine.recursive_distance_doubling,
         "pairwise": reduce.pairwise_reduce_scatter,
+        "reduce_then_scatter": reduce.reduce_then_scatter,
+        "two_level": levels.reduce_scatter,
+        "multi_rail_ring": levels.multi_rail_reduce_scatter,
+        "bine": bine.reduce_scatter,
+        "bine_permuted": bine.permuted(bine.reduce_scatter),
+        "bine_blocks": bine.block_by_block(bine.reduce_scatter),
     },
     "all_to_all": {
         "pairwise": exchange.pairwise,
         "linear": exchange.linear,
         "linear_sync": exchange.linear_sync,
         "bruck": exchange.bruck,
+        "node_aggregated": levels.node_aggregated,
+        "bine": bine.all_to_all,
     },
     "broadcast": {
+        "linear": tree.linear,
         "binomial": tree.binomial,
         "binary": tree.binary,
+        "split_binary": tree.split_binary,
         "knomial": tree.knomial,
         "chain": tree.chain,
         "scatter_allgather": tree.scatter_allgather,
         "scatter_ring": tree.scatter_ring,
+        "bine": bine.broadcast_tree,
+        "bine_scatter_allgather": bine.broadcast_scatter_allgather,
     },
 }
 
@@ -100,9 +131,9 @@ def make_schedule(
     """The schedule of an algorithm among num_ranks ranks; the same object for the same arguments.
 
     traffic_matrix: float64 [n, n], all_to_all only: what the row's rank sends to the column's, any unit; m is then the
-    largest row sum. options: those of the algorithm (``options_of``): num_segments (pipelines), radix (knomial), window
-    (linear_sync), order (pairwise: "shift" or "xor"), ranks_per_node (levels and rails); ranks_per_node is accepted
-    and ignored where the algorithm does not know nodes. Raises UserError for an unknown name or impossible number.
+    largest row sum. options: those of the algorithm (``options_of``): num_segments (pipelines), radix (knomial, bruck),
+    window (linear_sync), order (pairwise: "shift" or "xor"), between (two_level, leader), rails (double_binary_tree),
+    ranks_per_node; that one is accepted and ignored where the algorithm does not know nodes. Raises UserError for an unknown name or impossible number.
     """
     _known(collective, algorithm)
     allowed = options_of(collective, algorithm)
@@ -134,6 +165,11 @@ def _check_options(
             f"{what}: {num_ranks} ranks are no multiple of {options['ranks_per_node']} ranks per node: "
             "use full nodes, or an algorithm on one level"
         )
+    between = options.get("between", "ring")
+    if between not in levels.BETWEEN:
+        raise UserError(f"{what}: between nodes {between!r}: use one of {', '.join(levels.BETWEEN)}")
+    if options.get("rails", 1) > options.get("ranks_per_node", 1):
+        raise UserError(f"{what}: {options['rails']} rails: give at most the ranks per node, with ranks_per_node")
     order = options.get("order", "shift")
     if order not in ("shift", "xor") or (order == "xor" and num_ranks & (num_ranks - 1)):
         raise UserError(f'{what}: order {order!r} with {num_ranks} ranks: use "shift", or "xor" with a power of two')

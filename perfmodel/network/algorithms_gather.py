@@ -21,6 +21,7 @@ from perfmodel.network.algorithms_steps import (
     nothing,
     ranges,
     rounds_of_doubling,
+    same,
     shift_step,
     singles,
     uniform_step,
@@ -55,23 +56,31 @@ def recursive_doubling(num_ranks: int) -> Recipe:
     return Recipe(num_blocks=n, num_rounds=rounds, steps=lambda: (step(k) for k in range(rounds)))
 
 
-def bruck(num_ranks: int) -> Recipe:
-    """ceil(log2 n) rounds: blocks r, r+1, ... that rank r has go to rank r - 2^k; then m is put in order locally."""
+def bruck(num_ranks: int, *, radix: int = 2) -> Recipe:
+    """ceil(log_k n) rounds: the blocks r, r+1, ... that rank r has go to up to k-1 ranks at once; m is put in order.
+
+    radix: k; each round rank r, with c blocks, sends to ranks r - c, r - 2c, ... r - (k-1)c.
+    """
     n = num_ranks
     if n == 1:
         return nothing()
-    rounds = rounds_of_doubling(n)
+    held = [1]
+    while held[-1] * radix < n:
+        held.append(held[-1] * radix)
+    ranks = np.arange(n, dtype=np.int64)
 
-    def step(k: int) -> Step:
-        held = 1 << k
-        count = min(held, n - held)
-        return shift_step(
-            n, -held, count / n, lambda _, rank: block_range(rank, count, n), copied=1.0 if k == rounds - 1 else 0.0
-        )
+    def step(have: int) -> Step:
+        hops = np.arange(1, radix, dtype=np.int64) * have
+        hops = hops[hops < n]
+        counts = np.tile(np.minimum(have, n - hops), n)
+        source = np.repeat(ranks, len(hops))
+        return Step(
+            source=source, target=(source - np.tile(hops, n)) % n, fraction=counts / n,
+            carried=lambda _: [block_range(int(s), int(c), n) for s, c in zip(source, counts, strict=True)],
+            copied=1.0 if have == held[-1] else 0.0,
+        )  # fmt: skip
 
-    return Recipe(
-        num_blocks=n, num_rounds=rounds, steps=lambda: (step(k) for k in range(rounds)), symmetric=True
-    )  # fmt: skip
+    return Recipe(num_blocks=n, num_rounds=len(held), steps=lambda: (step(have) for have in held), symmetric=True)
 
 
 def linear(num_ranks: int) -> Recipe:
@@ -137,3 +146,30 @@ def sparbit(num_ranks: int) -> Recipe:
             held = 2 * held - left_out
 
     return Recipe(num_blocks=n, num_rounds=rounds, steps=steps, symmetric=True)
+
+
+def gather_broadcast(num_ranks: int) -> Recipe:
+    """Binomial gather to rank 0, then binomial broadcast of m."""
+    n = num_ranks
+    rounds = rounds_of_doubling(n)
+    everything = np.arange(n, dtype=np.int64)
+
+    def pairs(k: int) -> tuple[Ints, Ints]:
+        low = np.arange(0, n - (1 << k), 2 << k, dtype=np.int64)
+        return low, low + (1 << k)
+
+    def up(k: int) -> Step:
+        low, high = pairs(k)
+        counts = np.minimum(1 << k, n - high)
+        return Step(
+            source=high, target=low, fraction=counts / n,
+            carried=lambda _: [np.arange(h, h + c, dtype=np.int64) for h, c in zip(high, counts, strict=True)],
+        )  # fmt: skip
+
+    def steps() -> Iterator[Step]:
+        yield from (up(k) for k in range(rounds))
+        for k in reversed(range(rounds)):
+            low, high = pairs(k)
+            yield uniform_step(low, high, 1.0, same(everything, len(low)))
+
+    return Recipe(num_blocks=n, num_rounds=2 * rounds, steps=steps)

@@ -10,6 +10,7 @@ pairs, one of each taking part.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -131,23 +132,27 @@ def segmented_ring(num_ranks: int, *, num_segments: int = 1) -> Recipe:
 
 def recursive_doubling(num_ranks: int) -> Recipe:
     """log2 n rounds of the whole buffer with rank XOR 2^k; other n: pairs before and after, m each."""
+    new = np.arange(power_below(num_ranks), dtype=np.int64)
+    return doubling(num_ranks, [new ^ (1 << k) for k in range(len(new).bit_length() - 1)])
+
+
+def doubling(num_ranks: int, pairings: list[Ints]) -> Recipe:
+    """The whole buffer to each round's partner. pairings: [2^k] each, partners among the ranks that take part."""
     n = num_ranks
     if n == 1:
         return nothing()
     aside, partners, active = _paired(n)
-    power = len(active)
     buffer = np.array([0])
 
     def steps() -> Iterator[Step]:
         if len(aside):
             yield uniform_step(aside, partners, 1.0, same(buffer, len(aside)), reduces=True)
-        for k in range(power.bit_length() - 1):
-            target = active[np.arange(power, dtype=np.int64) ^ (1 << k)]
-            yield uniform_step(active, target, 1.0, same(buffer, power), reduces=True)
+        for pairing in pairings:
+            yield uniform_step(active, active[pairing], 1.0, same(buffer, len(active)), reduces=True)
         if len(aside):
             yield uniform_step(partners, aside, 1.0, same(buffer, len(aside)))
 
-    return Recipe(num_blocks=1, num_rounds=power.bit_length() - 1 + (2 if len(aside) else 0), steps=steps)
+    return Recipe(num_blocks=1, num_rounds=len(pairings) + (2 if len(aside) else 0), steps=steps)
 
 
 def rabenseifner(num_ranks: int) -> Recipe:
@@ -232,3 +237,47 @@ def reduce_broadcast(num_ranks: int) -> Recipe:
             yield uniform_step(parents, children, 1.0, same(buffer, len(children)))
 
     return Recipe(num_blocks=1, num_rounds=2 * len(levels), steps=steps)
+
+
+def linear(num_ranks: int) -> Recipe:
+    """All buffers to rank 0 at once, which adds them up, and the result to all (Open MPI's basic linear)."""
+    n = num_ranks
+    if n == 1:
+        return nothing()
+    others, root, buffer = np.arange(1, n, dtype=np.int64), np.zeros(n - 1, dtype=np.int64), np.array([0])
+
+    def steps() -> Iterator[Step]:
+        yield uniform_step(others, root, 1.0, same(buffer, n - 1), reduces=True)
+        yield uniform_step(root, others, 1.0, same(buffer, n - 1))
+
+    return Recipe(num_blocks=1, num_rounds=2, steps=steps)
+
+
+def reduce_then_scatter(num_ranks: int) -> Recipe:
+    """Binomial reduction of m to rank 0, which hands out the blocks one by one (Open MPI's non-overlapping)."""
+    n = num_ranks
+    if n == 1:
+        return nothing()
+    everything, others = np.arange(n, dtype=np.int64), np.arange(1, n, dtype=np.int64)
+    levels = _binomial_levels(n)
+
+    def steps() -> Iterator[Step]:
+        for parents, children in reversed(levels):
+            yield uniform_step(children, parents, 1.0, same(everything, len(children)), reduces=True)
+        yield uniform_step(np.zeros(n - 1, dtype=np.int64), others, 1 / n, singles(others))
+
+    return Recipe(num_blocks=n, num_rounds=len(levels) + 1, steps=steps)
+
+
+def allgather_reduce(num_ranks: int) -> Recipe:
+    """Every rank gathers all n buffers (as all_gather recursive_doubling, m each) and adds them up itself.
+
+    Here block r is rank r's whole buffer: it is gathered, and counted as reduced where it arrives.
+    """
+    inner = gather.recursive_doubling(num_ranks)
+
+    def steps() -> Iterator[Step]:
+        for step in inner.steps():
+            yield replace(step, fraction=step.fraction * num_ranks, copied=0.0, adds_on_arrival=True)
+
+    return replace(inner, steps=steps, gathers_buffers=True)

@@ -32,19 +32,21 @@ class Step:
     """One round with its blocks. source, target: int64 [M]; fraction: float64 [M], of m.
 
     carried: for the k-th repeat (from 0) the blocks of each message, M arrays. reduces: the target adds what comes to
-    what it has (otherwise it keeps what comes). copied: of m, by every rank. repeat: how many times in a row.
+    what it has (otherwise it keeps what comes), for all messages or bool [M]. adds_on_arrival: what comes is kept as a
+    block and its reduction with the others counted here. copied: of m, by every rank. repeat: how many times in a row.
     """
 
     source: Ints
     target: Ints
     fraction: Floats
     carried: Carried
-    reduces: bool = False
+    reduces: bool | NDArray[np.bool_] = False
+    adds_on_arrival: bool = False
     copied: float = 0.0
     repeat: int = 1
 
     def round(self) -> Round:
-        reduced = self.fraction if self.reduces else np.zeros_like(self.fraction)
+        reduced = self.fraction * (np.asarray(self.reduces) | self.adds_on_arrival)
         return Round(
             source=self.source, target=self.target, fraction=self.fraction, reduced=reduced,
             copied=self.copied, repeat=self.repeat,
@@ -57,12 +59,14 @@ class StepSchedule(Schedule):
 
     make_step: where set, the schedule is num_rounds different rounds (no repeats) and this gives the k-th alone: an
     evaluator may sample them. shifted: the k-th round is every rank's message to the rank k + 1 further on (cyclic).
+    gathers_buffers: an all_reduce whose blocks are the ranks' whole buffers, all gathered everywhere.
     """
 
     num_blocks: int
     make_steps: Callable[[], Iterator[Step]]
     make_step: Callable[[int], Step] | None = None
     shifted: bool = False
+    gathers_buffers: bool = False
 
     def steps(self) -> Iterator[Step]:
         return self.make_steps()
@@ -83,6 +87,7 @@ class Recipe:
     step: Callable[[int], Step] | None = None
     symmetric: bool = False
     shifted: bool = False
+    gathers_buffers: bool = False
 
 
 def schedule_of(collective: str, algorithm: str, num_ranks: int, recipe: Recipe) -> StepSchedule:
@@ -98,6 +103,7 @@ def schedule_of(collective: str, algorithm: str, num_ranks: int, recipe: Recipe)
         make_steps=recipe.steps,
         make_step=recipe.step,
         shifted=recipe.shifted,
+        gathers_buffers=recipe.gathers_buffers,
     )
 
 
@@ -131,6 +137,8 @@ def within_groups(
     """
 
     def mapped(step: Step) -> Step:
+        assert isinstance(step.reduces, bool), "messages of one kind"
+
         def carried(repetition: int) -> Blocks:
             inner = step.carried(repetition)
             return [

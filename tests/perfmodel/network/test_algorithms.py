@@ -8,8 +8,10 @@ from perfmodel.network.algorithms import ALGORITHMS, make_schedule, options_of
 SIZES = [*range(1, 18), 32]
 
 
-def start(collective, num_ranks, num_blocks):
+def start(schedule):
     """What each rank holds: block -> contributions (ranks, or the block's origin)."""
+    num_ranks, num_blocks = schedule.num_ranks, schedule.num_blocks
+    collective = "all_gather" if schedule.gathers_buffers else schedule.collective
     part = num_blocks // num_ranks
     if collective in ("all_reduce", "reduce_scatter"):
         return [{block: frozenset([rank]) for block in range(num_blocks)} for rank in range(num_ranks)]
@@ -24,12 +26,12 @@ def block_fraction(schedule, traffic_matrix=None):
     if schedule.collective == "all_to_all":
         n = schedule.num_ranks
         return np.full(n * n, 1 / n) if traffic_matrix is None else np.ravel(traffic_matrix)
-    return np.full(schedule.num_blocks, 1 / schedule.num_blocks)
+    return np.full(schedule.num_blocks, 1.0 if schedule.gathers_buffers else 1 / schedule.num_blocks)
 
 
 def execute(schedule, traffic_matrix=None):
     """Carry contributions through the rounds; check bytes against blocks, and that nothing is added twice."""
-    held = start(schedule.collective, schedule.num_ranks, schedule.num_blocks)
+    held = start(schedule)
     each = block_fraction(schedule, traffic_matrix)
     num_rounds = 0
     for step, one in zip(schedule.steps(), schedule.rounds(), strict=True):
@@ -39,13 +41,15 @@ def execute(schedule, traffic_matrix=None):
             arriving = []
             carried = step.carried(repetition)
             assert len(carried) == len(one)
-            for source, target, fraction, blocks in zip(one.source, one.target, one.fraction, carried, strict=True):
+            reduces = np.broadcast_to(step.reduces, len(one))
+            messages = zip(one.source, one.target, one.fraction, carried, reduces, strict=True)
+            for source, target, fraction, blocks, adds in messages:
                 assert source != target
                 assert len(set(blocks.tolist())) == len(blocks) > 0
                 assert each[blocks].sum() == pytest.approx(fraction, rel=1e-12)
-                arriving += [(target, block, held[source][block]) for block in blocks.tolist()]
-            for target, block, contributions in arriving:
-                if step.reduces:
+                arriving += [(target, block, held[source][block], adds) for block in blocks.tolist()]
+            for target, block, contributions, adds in arriving:
+                if adds:
                     assert not held[target].get(block, frozenset()) & contributions, "added twice"
                     contributions |= held[target].get(block, frozenset())
                 held[target][block] = contributions
@@ -57,7 +61,9 @@ def check_result(schedule, held, traffic_matrix=None):
     n, everyone = schedule.num_ranks, frozenset(range(schedule.num_ranks))
     part = schedule.num_blocks // n
     for rank, blocks in enumerate(held):
-        if schedule.collective == "all_reduce":
+        if schedule.gathers_buffers:
+            assert blocks == {block: frozenset([block]) for block in range(n)}
+        elif schedule.collective == "all_reduce":
             assert blocks == dict.fromkeys(range(schedule.num_blocks), everyone)
         elif schedule.collective == "reduce_scatter":
             assert all(blocks[rank * part + k] == everyone for k in range(part))
@@ -83,8 +89,12 @@ def variants(collective, algorithm, num_ranks):
         yield {"window": 3}
     if "order" in options and not num_ranks & (num_ranks - 1):
         yield {"order": "xor"}
-    if "ranks_per_node" in options:
-        yield from ({"ranks_per_node": q} for q in range(2, num_ranks + 1) if num_ranks % q == 0)
+    nodes = [q for q in range(2, num_ranks + 1) if num_ranks % q == 0] if "ranks_per_node" in options else []
+    yield from ({"ranks_per_node": q} for q in nodes)
+    if "between" in options:
+        yield from ({"ranks_per_node": q, "between": "ring"} for q in nodes)
+    if "rails" in options:
+        yield from ({"ranks_per_node": q, "rails": 2, "num_segments": 2} for q in nodes)
 
 
 @pytest.mark.parametrize(("collective", "algorithm"), [(c, a) for c, known in ALGORITHMS.items() for a in known])
