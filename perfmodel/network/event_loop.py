@@ -16,336 +16,273 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from perfmodel.network.fair_share import Crossings, Filling, join, leave, solve
+from perfmodel.network.fair_share import HEAP, Sharing, accept, heap_pop, heap_push, join, leave, share_again
 
 CLOCK = 1e-14  # relative: events closer than this to the time now are at the same time
 
+# What a message is: quick_s: its bytes over its narrowest link; reduction_s: at its target. How it stands: arrivals:
+# how many repeats of it have arrived; left_bytes at since_s; place in the heap of ends.
+MESSAGE = np.dtype([("source", "i8"), ("target", "i8"), ("round", "i8"), ("rendezvous", "i8"), ("bytes", "f8"),
+                    ("delay_s", "f8"), ("quick_s", "f8"), ("reduction_s", "f8"),
+                    ("arrivals", "i8"), ("left_bytes", "f8"), ("since_s", "f8"), ("posted_s", "f8"),
+                    ("begun_s", "f8"), ("place", "i8")])  # fmt: skip
+# A rank is in turn ``turn`` of the repeats of round ``round``; pending messages; busy_s: reductions last until then.
+RANK = np.dtype([("start_s", "f8"), ("finish_s", "f8"), ("busy_s", "f8"), ("round", "i8"), ("turn", "i8"),
+                 ("pending", "i8")])  # fmt: skip
+ROUND = np.dtype([("repeat", "i8"), ("copy_s", "f8")])
+RECORD = np.dtype([("message", "i8"), ("posted_s", "f8"), ("begun_s", "f8"), ("ended_s", "f8")])
 
-class Plan(NamedTuple):
-    """A schedule as arrays: R ranks, T rounds (each ``repeat`` times in a row), M messages, none of them moving.
 
-    source, target, round_of [M]; message_bytes, delay_s, quick_s (bytes over the narrowest link), reduction_s [M];
-    rendezvous [M]; sends, receives [M]: messages sorted by round and rank, rows send_offsets, receive_offsets
-    [T * R + 1]; repeat, copy_s [T]; start_s [R].
+class Play(NamedTuple):
+    """A schedule being played. sends, receives: messages by round and rank, rows from send_rows, receive_rows [TR + 1].
+
+    queue: heap of starting messages and of ranks (numbered after the messages) by time; ends: heap of the active flows
+    by their end; records: one per message that ended, as many as there is room. counts: events in queue, active flows,
+    records, batches, flows solved.
     """
 
-    source: NDArray[np.int64]
-    target: NDArray[np.int64]
-    round_of: NDArray[np.int64]
-    message_bytes: NDArray[np.float64]
-    delay_s: NDArray[np.float64]
-    quick_s: NDArray[np.float64]
-    reduction_s: NDArray[np.float64]
-    rendezvous: NDArray[np.bool_]
+    messages: NDArray
+    ranks: NDArray
+    rounds: NDArray
     sends: NDArray[np.int64]
-    send_offsets: NDArray[np.int64]
+    send_rows: NDArray[np.int64]
     receives: NDArray[np.int64]
-    receive_offsets: NDArray[np.int64]
-    repeat: NDArray[np.int64]
-    copy_s: NDArray[np.float64]
-    start_s: NDArray[np.float64]
+    receive_rows: NDArray[np.int64]
+    queue: NDArray
+    ends: NDArray
+    records: NDArray
+    counts: NDArray[np.int64]
 
 
-class Progress(NamedTuple):
-    """Where everything stands. Ranks: at_round, at_turn (of the repeats), pending messages, busy_s (reductions until).
-
-    Messages: arrivals (how many turns of it have arrived), left_bytes, since_s (of left_bytes), begun_s, posted_s.
-    queue_*: heap of starts and entries by time; flow_*: heap of active flows by when they end, flow_place [M] in it.
-    sizes: [events in queue, active flows, records]. record_*: one row per message that ended.
-    """
-
-    at_round: NDArray[np.int64]
-    at_turn: NDArray[np.int64]
-    pending: NDArray[np.int64]
-    busy_s: NDArray[np.float64]
-    arrivals: NDArray[np.int64]
-    left_bytes: NDArray[np.float64]
-    since_s: NDArray[np.float64]
-    begun_s: NDArray[np.float64]
-    posted_s: NDArray[np.float64]
-    queue_s: NDArray[np.float64]
-    queue_item: NDArray[np.int64]
-    flow_s: NDArray[np.float64]
-    flow_item: NDArray[np.int64]
-    flow_place: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    record_item: NDArray[np.int64]
-    record_s: NDArray[np.float64]
+QUEUED, FLOWING, RECORDED, BATCHES, SOLVED = range(5)
 
 
-def progress_of(num_ranks: int, num_messages: int, num_records: int) -> Progress:
+def play_of(
+    messages: NDArray, ranks: NDArray, rounds: NDArray, sends: tuple[NDArray[np.int64], NDArray[np.int64]],
+    receives: tuple[NDArray[np.int64], NDArray[np.int64]], num_records: int,
+) -> Play:  # fmt: skip
     """Nothing has happened yet. num_records: how many ends of messages there is room to keep (0: none are kept)."""
-    return Progress(
-        at_round=np.zeros(num_ranks, np.int64),
-        at_turn=np.full(num_ranks, -1, np.int64),
-        pending=np.zeros(num_ranks, np.int64),
-        busy_s=np.zeros(num_ranks),
-        arrivals=np.zeros(num_messages, np.int64),
-        left_bytes=np.zeros(num_messages),
-        since_s=np.zeros(num_messages),
-        begun_s=np.zeros(num_messages),
-        posted_s=np.zeros(num_messages),
-        queue_s=np.zeros(num_messages + num_ranks + 1),
-        queue_item=np.zeros(num_messages + num_ranks + 1, np.int64),
-        flow_s=np.zeros(num_messages + 1),
-        flow_item=np.zeros(num_messages + 1, np.int64),
-        flow_place=np.full(num_messages, -1, np.int64),
-        sizes=np.zeros(3, np.int64),
-        record_item=np.zeros(num_records, np.int64),
-        record_s=np.zeros((num_records, 3)),
-    )
+    messages["place"] = -1
+    ranks["turn"], ranks["finish_s"] = -1, np.nan
+    return Play(
+        messages=messages, ranks=ranks, rounds=rounds, sends=sends[0], send_rows=sends[1], receives=receives[0],
+        receive_rows=receives[1], queue=np.zeros(len(messages) + len(ranks) + 1, HEAP),
+        ends=np.zeros(len(messages) + 1, HEAP), records=np.zeros(num_records, RECORD), counts=np.zeros(5, np.int64),
+    )  # fmt: skip
 
 
 @njit(cache=True)
-def run_events(
-    plan: Plan, crossings: Crossings, filling: Filling, progress: Progress, tolerance: float, finish_s: NDArray
-) -> int:
-    """Play the plan to its end; finish_s [R] is filled. Returns the number of batches."""
-    num_messages, batches = len(plan.source), 0
-    for rank in range(len(plan.start_s)):
-        _queue_push(progress, plan.start_s[rank], num_messages + rank)
-    while progress.sizes[0] > 0 or progress.sizes[1] > 0:
+def run_events(play: Play, sharing: Sharing, tolerance: float) -> None:
+    """Play to the end: finish_s of the ranks, and the records."""
+    counts = play.counts
+    for rank in range(len(play.ranks)):
+        _queue(play, play.ranks[rank].start_s, len(play.messages) + rank)
+    while counts[QUEUED] > 0 or counts[FLOWING] > 0:
         now_s = np.inf
-        if progress.sizes[0] > 0:
-            now_s = progress.queue_s[0]
-        if progress.sizes[1] > 0:
-            now_s = min(now_s, progress.flow_s[0])
-        _take_batch(plan, crossings, filling, progress, now_s, tolerance, finish_s)
-        _share_again(plan, crossings, filling, progress, now_s)
-        batches += 1
-    return batches
+        if counts[QUEUED] > 0:
+            now_s = play.queue[0].key
+        if counts[FLOWING] > 0:
+            now_s = min(now_s, play.ends[0].key)
+        _take_batch(play, sharing, now_s, tolerance)
+        if sharing.counts[0] > 0:
+            _share(play, sharing, now_s)
+        counts[BATCHES] += 1
 
 
 @njit(cache=True)
-def _take_batch(
-    plan: Plan, crossings: Crossings, filling: Filling, progress: Progress, now_s: float, tolerance: float,
-    finish_s: NDArray,
-) -> None:  # fmt: skip
+def _take_batch(play: Play, sharing: Sharing, now_s: float, tolerance: float) -> None:
     """Everything that happens now, and what follows from it without any time passing."""
-    num_messages, instant_s = len(plan.source), CLOCK * now_s
+    counts, num_messages, instant_s = play.counts, len(play.messages), CLOCK * now_s
     moved = True
     while moved:
         moved = False
-        while progress.sizes[0] > 0:
-            item = progress.queue_item[0]
+        while counts[QUEUED] > 0:
+            item = play.queue[0].item
             early_s = instant_s
             if item < num_messages:
-                early_s = max(instant_s, tolerance * plan.quick_s[item])
-            if progress.queue_s[0] > now_s + early_s:
+                early_s = max(instant_s, tolerance * play.messages[item].quick_s)
+            if play.queue[0].key > now_s + early_s:
                 break
-            _queue_pop(progress)
+            counts[QUEUED] = heap_pop(play.queue, counts[QUEUED])
             moved = True
             if item < num_messages:
-                _begin_flow(plan, crossings, filling, progress, item, now_s, finish_s)
+                _begin_flow(play, sharing, item, now_s)
             else:
-                _enter_next_round(plan, progress, item - num_messages, now_s, finish_s)
-        while progress.sizes[1] > 0:
-            item = progress.flow_item[0]
-            early_s = max(instant_s, tolerance * (now_s - progress.begun_s[item]))
-            if progress.flow_s[0] > now_s + early_s:
+                _enter_next_round(play, item - num_messages, now_s)
+        while counts[FLOWING] > 0:
+            item = play.ends[0].item
+            early_s = max(instant_s, tolerance * (now_s - play.messages[item].begun_s))
+            if play.ends[0].key > now_s + early_s:
                 break
-            _flow_remove(progress, item)
-            leave(crossings, item)
+            _drop_end(play, item)
+            leave(sharing, item)
             moved = True
-            _end_message(plan, progress, item, now_s, finish_s)
+            _end_message(play, item, now_s)
 
 
 @njit(cache=True)
-def _begin_flow(
-    plan: Plan, crossings: Crossings, filling: Filling, progress: Progress, message: int, now_s: float,
-    finish_s: NDArray,
-) -> None:  # fmt: skip
+def _begin_flow(play: Play, sharing: Sharing, number: int, now_s: float) -> None:
     """The latency of a message has passed: its bytes begin to flow, if it has any and crosses anything."""
-    progress.begun_s[message] = now_s
-    if plan.message_bytes[message] == 0 or crossings.offsets[message] == crossings.offsets[message + 1]:
-        _end_message(plan, progress, message, now_s, finish_s)
+    message = play.messages[number]
+    message.begun_s = now_s
+    if message.bytes == 0 or sharing.flows[number].begin == sharing.flows[number].end:
+        _end_message(play, number, now_s)
         return
-    progress.left_bytes[message] = plan.message_bytes[message]
-    progress.since_s[message] = now_s
-    filling.rate[message] = 0.0
-    join(crossings, message)
-    _flow_insert(progress, message, np.inf)
+    message.left_bytes, message.since_s = message.bytes, now_s
+    join(sharing, number)
+    play.counts[FLOWING] += 1
+    _place_end(play, play.counts[FLOWING] - 1, np.inf, number)
 
 
 @njit(cache=True)
-def _end_message(plan: Plan, progress: Progress, message: int, now_s: float, finish_s: NDArray) -> None:
+def _end_message(play: Play, number: int, now_s: float) -> None:
     """A message is there: its sender is rid of it; its receiver, if it has come so far, reduces it."""
-    round_number, turn = plan.round_of[message], progress.arrivals[message]
-    progress.arrivals[message] = turn + 1
-    if progress.sizes[2] < len(progress.record_item):
-        row = progress.sizes[2]
-        progress.record_item[row] = message
-        progress.record_s[row, 0] = progress.posted_s[message]
-        progress.record_s[row, 1] = progress.begun_s[message]
-        progress.record_s[row, 2] = now_s
-        progress.sizes[2] = row + 1
-    sender, receiver = plan.source[message], plan.target[message]
-    progress.pending[sender] -= 1
-    if progress.at_round[receiver] == round_number and progress.at_turn[receiver] == turn:
-        progress.pending[receiver] -= 1
-        if plan.reduction_s[message] > 0:
-            progress.busy_s[receiver] = max(progress.busy_s[receiver], now_s) + plan.reduction_s[message]
-        if receiver != sender and progress.pending[receiver] == 0:
-            _leave_round(plan, progress, receiver, now_s)
-    if progress.pending[sender] == 0:
-        _leave_round(plan, progress, sender, now_s)
+    message = play.messages[number]
+    turn = message.arrivals
+    message.arrivals += 1
+    if play.counts[RECORDED] < len(play.records):
+        record = play.records[play.counts[RECORDED]]
+        record.message, record.posted_s, record.begun_s, record.ended_s = (
+            number, message.posted_s, message.begun_s, now_s,
+        )  # fmt: skip
+        play.counts[RECORDED] += 1
+    sender, receiver = play.ranks[message.source], play.ranks[message.target]
+    sender.pending -= 1
+    if receiver.round == message.round and receiver.turn == turn:
+        receiver.pending -= 1
+        if message.reduction_s > 0:
+            receiver.busy_s = max(receiver.busy_s, now_s) + message.reduction_s
+        if message.source != message.target and receiver.pending == 0:
+            _leave_round(play, message.target, now_s)
+    if sender.pending == 0:
+        _leave_round(play, message.source, now_s)
 
 
 @njit(cache=True)
-def _leave_round(plan: Plan, progress: Progress, rank: int, now_s: float) -> None:
+def _leave_round(play: Play, number: int, now_s: float) -> None:
     """All messages of the rank's round are done: it goes on once its reductions and its copy are done too."""
-    done_s = max(now_s, progress.busy_s[rank]) + plan.copy_s[progress.at_round[rank]]
-    _queue_push(progress, done_s, len(plan.source) + rank)
+    rank = play.ranks[number]
+    done_s = max(now_s, rank.busy_s) + play.rounds[rank.round].copy_s
+    _queue(play, done_s, len(play.messages) + number)
 
 
 @njit(cache=True)
-def _enter_next_round(plan: Plan, progress: Progress, rank: int, now_s: float, finish_s: NDArray) -> None:
-    """On to the next turn, past rounds without work for this rank; posts its messages, takes what came early."""
-    num_rounds, num_ranks = len(plan.repeat), len(plan.start_s)
+def _enter_next_round(play: Play, number: int, now_s: float) -> None:
+    """On to the next turn, past rounds without messages of this rank, whose copies it makes first."""
+    rank, rounds, num_ranks = play.ranks[number], play.rounds, len(play.ranks)
     copied_s = 0.0
     while True:
-        progress.at_turn[rank] += 1
-        if progress.at_round[rank] < num_rounds and progress.at_turn[rank] >= plan.repeat[progress.at_round[rank]]:
-            progress.at_turn[rank] = 0
-            progress.at_round[rank] += 1
-        if progress.at_round[rank] >= num_rounds:
-            finish_s[rank] = now_s + copied_s
+        rank.turn += 1
+        if rank.round < len(rounds) and rank.turn >= rounds[rank.round].repeat:
+            rank.turn = 0
+            rank.round += 1
+        if rank.round >= len(rounds):
+            rank.finish_s = now_s + copied_s
             return
-        row = progress.at_round[rank] * num_ranks + rank
-        pending = plan.send_offsets[row + 1] - plan.send_offsets[row]
-        pending += plan.receive_offsets[row + 1] - plan.receive_offsets[row]
+        row = rank.round * num_ranks + number
+        pending = play.send_rows[row + 1] - play.send_rows[row] + play.receive_rows[row + 1] - play.receive_rows[row]
         if pending > 0:
             break
-        repeats = plan.repeat[progress.at_round[rank]]
-        copied_s += repeats * plan.copy_s[progress.at_round[rank]]
-        progress.at_turn[rank] = repeats - 1
-    if copied_s > 0:  # back by one turn: entered again when the copies are done
-        progress.at_turn[rank] -= 1
-        _queue_push(progress, now_s + copied_s, len(plan.source) + rank)
+        copied_s += rounds[rank.round].repeat * rounds[rank.round].copy_s
+        rank.turn = rounds[rank.round].repeat - 1
+    if copied_s > 0:  # one turn back: entered again when the copies are done
+        rank.turn -= 1
+        _queue(play, now_s + copied_s, len(play.messages) + number)
         return
-    _post_messages(plan, progress, rank, row, pending, now_s)
+    rank.pending = pending
+    _post_messages(play, number, row, now_s)
 
 
 @njit(cache=True)
-def _post_messages(plan: Plan, progress: Progress, rank: int, row: int, pending: int, now_s: float) -> None:
+def _post_messages(play: Play, number: int, row: int, now_s: float) -> None:
     """The rank's sends start, and with them the receives whose senders wait for the rendezvous."""
-    turn, busy_s = progress.at_turn[rank], now_s
-    progress.pending[rank] = pending
-    for place in range(plan.send_offsets[row], plan.send_offsets[row + 1]):
-        message = plan.sends[place]
-        if not plan.rendezvous[message] or _is_in(progress, plan.target[message], plan.round_of[message], turn):
-            progress.posted_s[message] = now_s
-            _queue_push(progress, now_s + plan.delay_s[message], message)
-    for place in range(plan.receive_offsets[row], plan.receive_offsets[row + 1]):
-        message = plan.receives[place]
-        if progress.arrivals[message] > turn:  # came before the rank did
-            pending -= 1
-            busy_s += plan.reduction_s[message]
-        elif plan.rendezvous[message] and plan.source[message] != rank:
-            if _is_in(progress, plan.source[message], plan.round_of[message], turn):
-                progress.posted_s[message] = now_s
-                _queue_push(progress, now_s + plan.delay_s[message], message)
-    progress.pending[rank] = pending
-    progress.busy_s[rank] = busy_s
-    if pending == 0:
-        _leave_round(plan, progress, rank, now_s)
+    rank = play.ranks[number]
+    rank.busy_s = now_s
+    for place in range(play.send_rows[row], play.send_rows[row + 1]):
+        message = play.messages[play.sends[place]]
+        if message.rendezvous == 0 or _is_in(play, message.target, message.round, rank.turn):
+            _post(play, play.sends[place], now_s)
+    for place in range(play.receive_rows[row], play.receive_rows[row + 1]):
+        message = play.messages[play.receives[place]]
+        if message.arrivals > rank.turn:  # came before the rank did
+            rank.pending -= 1
+            rank.busy_s += message.reduction_s
+        elif (
+            message.rendezvous == 1
+            and message.source != number
+            and _is_in(play, message.source, message.round, rank.turn)
+        ):
+            _post(play, play.receives[place], now_s)
+    if rank.pending == 0:
+        _leave_round(play, number, now_s)
 
 
 @njit(cache=True)
-def _is_in(progress: Progress, rank: int, round_number: int, turn: int) -> bool:
-    return progress.at_round[rank] == round_number and progress.at_turn[rank] == turn
+def _is_in(play: Play, rank: int, round_number: int, turn: int) -> bool:
+    return play.ranks[rank].round == round_number and play.ranks[rank].turn == turn
 
 
 @njit(cache=True)
-def _share_again(plan: Plan, crossings: Crossings, filling: Filling, progress: Progress, now_s: float) -> None:
-    """New rates for the active flows, and with them new ends."""
-    num_flows = progress.sizes[1]
-    for number in range(num_flows):
-        flow = progress.flow_item[number]
-        filling.flows[number] = flow
-        progress.left_bytes[flow] -= filling.rate[flow] * (now_s - progress.since_s[flow])
-        progress.since_s[flow] = now_s
-    solve(crossings, filling, num_flows)
-    for number in range(num_flows):
-        flow = filling.flows[number]
-        filling.chosen[flow] = 0
-        _flow_move(progress, flow, now_s + max(0.0, progress.left_bytes[flow]) / filling.rate[flow])
+def _post(play: Play, number: int, now_s: float) -> None:
+    play.messages[number].posted_s = now_s
+    _queue(play, now_s + play.messages[number].delay_s, number)
 
 
 @njit(cache=True)
-def _queue_push(progress: Progress, time_s: float, item: int) -> None:
-    place = progress.sizes[0]
-    progress.sizes[0] += 1
-    while place > 0:
+def _queue(play: Play, time_s: float, item: int) -> None:
+    play.counts[QUEUED] = heap_push(play.queue, play.counts[QUEUED], time_s, item)
+
+
+@njit(cache=True)
+def _share(play: Play, sharing: Sharing, now_s: float) -> None:
+    """New rates where a change reaches, and with them new ends."""
+    solved = share_again(sharing)
+    play.counts[SOLVED] += solved
+    for place in range(solved):
+        number = sharing.listed[place]
+        message, old_rate = play.messages[number], sharing.flows[number].rate
+        accept(sharing, number)
+        rate = sharing.flows[number].rate
+        if rate != old_rate:
+            if old_rate > 0:
+                message.left_bytes = max(0.0, message.left_bytes - old_rate * (now_s - message.since_s))
+            message.since_s = now_s
+            _place_end(play, message.place, now_s + message.left_bytes / rate, number)
+
+
+@njit(cache=True)
+def _put_end(play: Play, place: int, time_s: float, number: int) -> None:
+    play.ends[place].key, play.ends[place].item = time_s, number
+    play.messages[number].place = place
+
+
+@njit(cache=True)
+def _place_end(play: Play, place: int, time_s: float, number: int) -> None:
+    """Put a flow's end where it belongs in the heap, up or down from a free place."""
+    ends, size = play.ends, play.counts[FLOWING]
+    while place > 0 and ends[(place - 1) >> 1].key > time_s:
         parent = (place - 1) >> 1
-        if progress.queue_s[parent] <= time_s:
-            break
-        progress.queue_s[place], progress.queue_item[place] = progress.queue_s[parent], progress.queue_item[parent]
-        place = parent
-    progress.queue_s[place], progress.queue_item[place] = time_s, item
-
-
-@njit(cache=True)
-def _queue_pop(progress: Progress) -> None:
-    progress.sizes[0] -= 1
-    size = progress.sizes[0]
-    time_s, item = progress.queue_s[size], progress.queue_item[size]
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
-            break
-        if child + 1 < size and progress.queue_s[child + 1] < progress.queue_s[child]:
-            child += 1
-        if progress.queue_s[child] >= time_s:
-            break
-        progress.queue_s[place], progress.queue_item[place] = progress.queue_s[child], progress.queue_item[child]
-        place = child
-    progress.queue_s[place], progress.queue_item[place] = time_s, item
-
-
-@njit(cache=True)
-def _flow_put(progress: Progress, place: int, time_s: float, flow: int) -> None:
-    progress.flow_s[place], progress.flow_item[place], progress.flow_place[flow] = time_s, flow, place
-
-
-@njit(cache=True)
-def _flow_sift(progress: Progress, place: int, time_s: float, flow: int) -> None:
-    """Put the flow where it belongs, up or down from a free place."""
-    size = progress.sizes[1]
-    while place > 0 and progress.flow_s[(place - 1) >> 1] > time_s:
-        parent = (place - 1) >> 1
-        _flow_put(progress, place, progress.flow_s[parent], progress.flow_item[parent])
+        _put_end(play, place, ends[parent].key, ends[parent].item)
         place = parent
     while True:
         child = 2 * place + 1
         if child >= size:
             break
-        if child + 1 < size and progress.flow_s[child + 1] < progress.flow_s[child]:
+        if child + 1 < size and ends[child + 1].key < ends[child].key:
             child += 1
-        if progress.flow_s[child] >= time_s:
+        if ends[child].key >= time_s:
             break
-        _flow_put(progress, place, progress.flow_s[child], progress.flow_item[child])
+        _put_end(play, place, ends[child].key, ends[child].item)
         place = child
-    _flow_put(progress, place, time_s, flow)
+    _put_end(play, place, time_s, number)
 
 
 @njit(cache=True)
-def _flow_insert(progress: Progress, flow: int, time_s: float) -> None:
-    progress.sizes[1] += 1
-    _flow_sift(progress, progress.sizes[1] - 1, time_s, flow)
-
-
-@njit(cache=True)
-def _flow_move(progress: Progress, flow: int, time_s: float) -> None:
-    _flow_sift(progress, progress.flow_place[flow], time_s, flow)
-
-
-@njit(cache=True)
-def _flow_remove(progress: Progress, flow: int) -> None:
-    place = progress.flow_place[flow]
-    progress.flow_place[flow] = -1
-    progress.sizes[1] -= 1
-    last = progress.sizes[1]
+def _drop_end(play: Play, number: int) -> None:
+    """A flow leaves the heap of ends."""
+    place = play.messages[number].place
+    play.messages[number].place = -1
+    play.counts[FLOWING] -= 1
+    last = play.counts[FLOWING]
     if place < last:
-        _flow_sift(progress, place, progress.flow_s[last], progress.flow_item[last])
+        _place_end(play, place, play.ends[last].key, play.ends[last].item)

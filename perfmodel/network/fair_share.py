@@ -1,14 +1,19 @@
-"""Max-min fair rates of flows that share links: the compiled solver, whole and only where something changed.
+"""Max-min fair rates of flows that share links: a compiled solver that looks only at what a change reaches.
 
 It owns the rates at one moment. It does not own when flows begin and end (``event_loop``) or where messages go
 (``routes``).
 
 Flow i with rate x_i takes ``share_il * x_i`` of link l. The rates are max-min fair: none can grow without taking from
 one that is not larger. Equivalent, and what the tests check: every flow crosses a *bottleneck*, a link that is full and
-on which no flow is faster (Bertsekas and Gallager, Data Networks, 2nd ed., section 6.5.2). Progressive filling finds
-them: all rates grow together until a link is full, its flows stop, the others go on. The links wait in a heap by the
-rate at which they fill up; that rate never falls while flows stop, so a link is looked at again only when its turn
-comes.
+on which no flow is faster (Bertsekas and Gallager, Data Networks, 2nd ed., section 6.5.2).
+
+Progressive filling finds the rates: all grow together until a link is full, its flows stop, the others go on. The links
+wait in a heap by the rate at which they fill up; that rate never falls while flows stop, so a link is looked at again
+only when its turn comes.
+
+After a change only the flows are solved whose bottleneck saw it, with all others held; then every link they cross is
+checked, and flows whose bottleneck no longer holds join them, until none does. What is left as it was has its old
+bottleneck, so the answer is that of the whole.
 """
 
 from __future__ import annotations
@@ -21,233 +26,301 @@ from numpy.typing import NDArray
 
 from perfmodel.network.routes import Routes
 
-SAME = 1e-12  # relative; rates and loads closer than this are equal: round-off of sums of a thousand terms
+SAME = 1e-11  # relative: rates and loads closer than this are equal; round-off of sums of some thousand terms
+HELD, OPEN, STOPPED = 0, 1, 2  # states of a flow in a solution
+
+# A flow crosses ``crossings[begin:end]``; rate now, next_rate by the solution under way, bottleneck -1: none.
+FLOW = np.dtype([("begin", "i8"), ("end", "i8"), ("rate", "f8"), ("next_rate", "f8"), ("bottleneck", "i8"),
+                 ("next_bottleneck", "i8"), ("state", "i8")])  # fmt: skip
+# One flow on one link, chained with the other active ones of that link; -1 at the ends.
+CROSSING = np.dtype([("link", "i8"), ("owner", "i8"), ("share", "f8"), ("after", "i8"), ("before", "i8")])
+# room: capacity that held flows leave; load: shares of the open flows; num_open: how many those are.
+LINK = np.dtype([("capacity", "f8"), ("first", "i8"), ("room", "f8"), ("load", "f8"), ("num_open", "i8"),
+                 ("seen", "i8"), ("changed", "i8")])  # fmt: skip
+HEAP = np.dtype([("key", "f8"), ("item", "i8")])  # binary heaps, smallest key first
+
+NEW = -2  # bottleneck of a flow that has none yet
 
 
-class Crossings(NamedTuple):
-    """Which message crosses which link: rows by message, and per link a chained list of the active ones.
+class Sharing(NamedTuple):
+    """Flows on links. listed: the flows being solved; touched, changed: lists of links; counts: length of changed."""
 
-    offsets [M + 1], link [E], share [E], owner [E] (the message); capacity [L]; first [L], after [E], before [E]:
-    entry numbers, -1 at the ends.
-    """
-
-    offsets: NDArray[np.int64]
-    link: NDArray[np.int64]
-    share: NDArray[np.float64]
-    owner: NDArray[np.int64]
-    capacity: NDArray[np.float64]
-    first: NDArray[np.int64]
-    after: NDArray[np.int64]
-    before: NDArray[np.int64]
-
-
-class Filling(NamedTuple):
-    """Scratch of the solver. rate, bottleneck [M]: the answer; chosen [M]: 0 outside the flows being solved, 1 open,
-    2 stopped. room, load [L]: capacity left and shares of open flows; open_flows [L]; seen [L]: in the heap's list.
-    """
-
-    rate: NDArray[np.float64]
-    bottleneck: NDArray[np.int64]
-    chosen: NDArray[np.int8]
-    room: NDArray[np.float64]
-    load: NDArray[np.float64]
-    open_flows: NDArray[np.int64]
-    seen: NDArray[np.int8]
-    heap_key: NDArray[np.float64]
-    heap_link: NDArray[np.int64]
+    flows: NDArray
+    crossings: NDArray
+    links: NDArray
+    heap: NDArray
+    listed: NDArray[np.int64]
     touched: NDArray[np.int64]
-    flows: NDArray[np.int64]
+    changed: NDArray[np.int64]
+    counts: NDArray[np.int64]
 
 
-def crossings_of(routes: Routes, capacity_bytes_per_s: NDArray[np.float64]) -> Crossings:
-    """Empty lists over the routes of M messages. capacity: [L], may be infinite."""
-    entries = len(routes.links)
-    return Crossings(
-        offsets=routes.offsets.astype(np.int64),
-        link=routes.links.astype(np.int64),
-        share=routes.shares.astype(np.float64),
-        owner=np.repeat(np.arange(len(routes), dtype=np.int64), np.diff(routes.offsets)),
-        capacity=capacity_bytes_per_s.astype(np.float64),
-        first=np.full(len(capacity_bytes_per_s), -1, np.int64),
-        after=np.full(entries, -1, np.int64),
-        before=np.full(entries, -1, np.int64),
-    )
-
-
-def filling_of(num_messages: int, num_links: int) -> Filling:
-    """Scratch for M messages and L links."""
-    return Filling(
-        rate=np.zeros(num_messages),
-        bottleneck=np.full(num_messages, -1, np.int64),
-        chosen=np.zeros(num_messages, np.int8),
-        room=np.zeros(num_links),
-        load=np.zeros(num_links),
-        open_flows=np.zeros(num_links, np.int64),
-        seen=np.zeros(num_links, np.int8),
-        heap_key=np.zeros(num_links + 1),
-        heap_link=np.zeros(num_links + 1, np.int64),
-        touched=np.zeros(num_links, np.int64),
-        flows=np.zeros(num_messages, np.int64),
-    )
+def sharing_of(routes: Routes, capacity_bytes_per_s: NDArray[np.float64]) -> Sharing:
+    """M messages, none of them active, on L links [capacity L, may be infinite]."""
+    flows = np.zeros(len(routes), FLOW)
+    flows["begin"], flows["end"] = routes.offsets[:-1], routes.offsets[1:]
+    flows["bottleneck"] = NEW
+    crossings = np.zeros(len(routes.links), CROSSING)
+    crossings["link"], crossings["share"] = routes.links, routes.shares
+    crossings["owner"] = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
+    num_links = len(capacity_bytes_per_s)
+    links = np.zeros(num_links, LINK)
+    links["capacity"], links["first"] = capacity_bytes_per_s, -1
+    return Sharing(
+        flows=flows, crossings=crossings, links=links, heap=np.zeros(num_links + 1, HEAP),
+        listed=np.zeros(len(routes), np.int64), touched=np.zeros(num_links, np.int64),
+        changed=np.zeros(num_links, np.int64), counts=np.zeros(1, np.int64),
+    )  # fmt: skip
 
 
 def fair_rates(routes: Routes, capacity_bytes_per_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """Max-min fair rates [M] in bytes per second of flows that all run at once; infinite where nothing limits one."""
-    crossings = crossings_of(routes, capacity_bytes_per_s)
-    filling = filling_of(len(routes), len(capacity_bytes_per_s))
-    _join_all(crossings)
-    filling.flows[:] = np.arange(len(routes))
-    solve(crossings, filling, len(routes))
-    return filling.rate
+    sharing = sharing_of(routes, capacity_bytes_per_s)
+    _join_all(sharing)
+    solved = share_again(sharing)
+    rates = np.full(len(routes), np.inf)  # a flow without links is in no link's list
+    rates[sharing.listed[:solved]] = sharing.flows["next_rate"][sharing.listed[:solved]]
+    return rates
 
 
 @njit(cache=True)
-def _join_all(crossings: Crossings) -> None:
-    for message in range(len(crossings.offsets) - 1):
-        join(crossings, message)
+def _join_all(sharing: Sharing) -> None:
+    for flow in range(len(sharing.flows)):
+        join(sharing, flow)
 
 
 @njit(cache=True)
-def join(crossings: Crossings, message: int) -> None:
-    """Put an active message into the lists of its links."""
-    for entry in range(crossings.offsets[message], crossings.offsets[message + 1]):
-        link = crossings.link[entry]
-        head = crossings.first[link]
-        crossings.after[entry] = head
-        crossings.before[entry] = -1
-        if head >= 0:
-            crossings.before[head] = entry
-        crossings.first[link] = entry
+def join(sharing: Sharing, flow: int) -> None:
+    """A flow becomes active, with no rate yet."""
+    crossings, links = sharing.crossings, sharing.links
+    mine = sharing.flows[flow]
+    mine.rate, mine.bottleneck = 0.0, NEW
+    for number in range(mine.begin, mine.end):
+        entry = crossings[number]
+        link = links[entry.link]
+        entry.after, entry.before = link.first, -1
+        if link.first >= 0:
+            crossings[link.first].before = number
+        link.first = number
+        _note_change(sharing, entry.link)
 
 
 @njit(cache=True)
-def leave(crossings: Crossings, message: int) -> None:
-    """Take a message out of the lists of its links."""
-    for entry in range(crossings.offsets[message], crossings.offsets[message + 1]):
-        before, after = crossings.before[entry], crossings.after[entry]
-        if before >= 0:
-            crossings.after[before] = after
+def leave(sharing: Sharing, flow: int) -> None:
+    """A flow is no longer active."""
+    crossings, links = sharing.crossings, sharing.links
+    mine = sharing.flows[flow]
+    for number in range(mine.begin, mine.end):
+        entry = crossings[number]
+        if entry.before >= 0:
+            crossings[entry.before].after = entry.after
         else:
-            crossings.first[crossings.link[entry]] = after
-        if after >= 0:
-            crossings.before[after] = before
+            links[entry.link].first = entry.after
+        if entry.after >= 0:
+            crossings[entry.after].before = entry.before
+        _note_change(sharing, entry.link)
 
 
 @njit(cache=True)
-def _push(key: NDArray[np.float64], item: NDArray[np.int64], size: int, new_key: float, new_item: int) -> int:
-    """Onto a binary heap in arrays. Returns the new size."""
+def _note_change(sharing: Sharing, link: int) -> None:
+    if sharing.links[link].changed == 0:
+        sharing.links[link].changed = 1
+        sharing.changed[sharing.counts[0]] = link
+        sharing.counts[0] += 1
+
+
+@njit(cache=True)
+def share_again(sharing: Sharing) -> int:
+    """Solve again after joins and leaves. Returns how many flows were solved: ``listed`` in that length, next_rate set.
+
+    The caller takes next_rate as rate with ``accept``; until then rate is the old one.
+    """
+    flows, crossings, links = sharing.flows, sharing.crossings, sharing.links
+    num_listed = 0
+    for number in range(sharing.counts[0]):
+        changed = sharing.changed[number]
+        links[changed].changed = 0
+        entry = links[changed].first
+        while entry >= 0:
+            owner = crossings[entry].owner
+            flow = flows[owner]
+            if flow.state == HELD and (flow.bottleneck == changed or flow.bottleneck == NEW):
+                flow.state = OPEN
+                sharing.listed[num_listed] = owner
+                num_listed += 1
+            entry = crossings[entry].after
+    sharing.counts[0] = 0
+    while num_listed > 0:
+        num_touched = _solve(sharing, num_listed)
+        grown = _reach_further(sharing, num_listed, num_touched)
+        if grown == num_listed:
+            break
+        num_listed = grown
+    return num_listed
+
+
+@njit(cache=True)
+def accept(sharing: Sharing, flow: int) -> None:
+    """Take the solution's rate of one flow."""
+    mine = sharing.flows[flow]
+    mine.rate, mine.bottleneck, mine.state = mine.next_rate, mine.next_bottleneck, HELD
+
+
+@njit(cache=True)
+def _solve(sharing: Sharing, num_listed: int) -> int:
+    """Progressive filling of the listed flows, the others held. Returns how many links they touch."""
+    flows, links, heap = sharing.flows, sharing.links, sharing.heap
+    num_touched = _open(sharing, num_listed)
+    size = 0
+    for number in range(num_touched):
+        link = links[sharing.touched[number]]
+        if link.load > 0 and link.capacity < np.inf:
+            size = heap_push(heap, size, max(link.room, 0.0) / link.load, sharing.touched[number])
+    while size > 0:
+        full = heap[0].item
+        link = links[full]
+        if link.num_open == 0:
+            size = heap_pop(heap, size)
+            continue
+        level = max(link.room, 0.0) / link.load
+        if level > heap[0].key:
+            heap_replace_top(heap, size, level, full)
+            if heap[0].item != full:
+                continue
+        size = heap_pop(heap, size)
+        _stop_flows_of(sharing, full, level)
+    for number in range(num_listed):  # what no finite link limits
+        flow = flows[sharing.listed[number]]
+        if flow.state == OPEN:
+            flow.next_rate, flow.next_bottleneck, flow.state = np.inf, -1, STOPPED
+    return num_touched
+
+
+@njit(cache=True)
+def _open(sharing: Sharing, num_listed: int) -> int:
+    """Open the listed flows, and give each of their links its room: what the held flows leave of it."""
+    flows, crossings, links = sharing.flows, sharing.crossings, sharing.links
+    num_touched = 0
+    for number in range(num_listed):
+        flow = flows[sharing.listed[number]]
+        flow.state = OPEN
+        for place in range(flow.begin, flow.end):
+            crossed = crossings[place].link
+            link = links[crossed]
+            if link.seen == 0:
+                link.seen, link.load, link.num_open = 1, 0.0, 0
+                sharing.touched[num_touched] = crossed
+                num_touched += 1
+            link.load += crossings[place].share
+            link.num_open += 1
+    for number in range(num_touched):
+        link = links[sharing.touched[number]]
+        link.seen = 0
+        taken = 0.0
+        entry = link.first
+        while entry >= 0:
+            crossing = crossings[entry]
+            flow = flows[crossing.owner]
+            if flow.state == HELD and flow.rate < np.inf:
+                taken += crossing.share * flow.rate
+            entry = crossing.after
+        link.room = link.capacity - taken
+    return num_touched
+
+
+@njit(cache=True)
+def _stop_flows_of(sharing: Sharing, full: int, level: float) -> None:
+    """The link is full: its open flows have their rate, and take it from their other links."""
+    flows, crossings, links = sharing.flows, sharing.crossings, sharing.links
+    entry = links[full].first
+    while entry >= 0:
+        flow = flows[crossings[entry].owner]
+        if flow.state == OPEN:
+            flow.next_rate, flow.next_bottleneck, flow.state = level, full, STOPPED
+            for place in range(flow.begin, flow.end):
+                crossing = crossings[place]
+                link = links[crossing.link]
+                link.room -= crossing.share * level
+                link.load -= crossing.share
+                link.num_open -= 1
+        entry = crossings[entry].after
+
+
+@njit(cache=True)
+def _reach_further(sharing: Sharing, num_listed: int, num_touched: int) -> int:
+    """List the held flows whose bottleneck does not hold any more, or that are faster than a listed one may be."""
+    flows, crossings, links = sharing.flows, sharing.crossings, sharing.links
+    for number in range(num_touched):
+        touched = sharing.touched[number]
+        link = links[touched]
+        used, fastest, slowest_stopped, num_held = 0.0, 0.0, np.inf, 0
+        entry = link.first
+        while entry >= 0:
+            crossing = crossings[entry]
+            flow = flows[crossing.owner]
+            rate = flow.rate
+            if flow.state == STOPPED:
+                rate = flow.next_rate
+                if flow.next_bottleneck == touched:
+                    slowest_stopped = min(slowest_stopped, rate)
+            else:
+                num_held += 1
+            used += crossing.share * rate
+            fastest = max(fastest, rate)
+            entry = crossing.after
+        if num_held == 0:
+            continue
+        full = used >= link.capacity * (1 - SAME)
+        entry = link.first
+        while entry >= 0:
+            owner = crossings[entry].owner
+            flow = flows[owner]
+            if flow.state == HELD and (
+                (flow.bottleneck == touched and (not full or flow.rate < fastest * (1 - SAME)))
+                or flow.rate * (1 - SAME) > slowest_stopped
+            ):
+                flow.state = OPEN
+                sharing.listed[num_listed] = owner
+                num_listed += 1
+            entry = crossings[entry].after
+    return num_listed
+
+
+@njit(cache=True)
+def heap_push(heap: NDArray, size: int, key: float, item: int) -> int:
+    """Returns the new size."""
     place = size
     while place > 0:
-        parent = (place - 1) >> 1
-        if key[parent] <= new_key:
+        parent = heap[(place - 1) >> 1]
+        if parent.key <= key:
             break
-        key[place], item[place] = key[parent], item[parent]
-        place = parent
-    key[place], item[place] = new_key, new_item
+        heap[place].key, heap[place].item = parent.key, parent.item
+        place = (place - 1) >> 1
+    heap[place].key, heap[place].item = key, item
     return size + 1
 
 
 @njit(cache=True)
-def _replace_top(key: NDArray[np.float64], item: NDArray[np.int64], size: int, new_key: float, new_item: int) -> None:
+def heap_replace_top(heap: NDArray, size: int, key: float, item: int) -> None:
     """Put another entry in the place of the smallest."""
     place = 0
     while True:
         child = 2 * place + 1
         if child >= size:
             break
-        if child + 1 < size and key[child + 1] < key[child]:
+        if child + 1 < size and heap[child + 1].key < heap[child].key:
             child += 1
-        if key[child] >= new_key:
+        if heap[child].key >= key:
             break
-        key[place], item[place] = key[child], item[child]
+        heap[place].key, heap[place].item = heap[child].key, heap[child].item
         place = child
-    key[place], item[place] = new_key, new_item
+    heap[place].key, heap[place].item = key, item
 
 
 @njit(cache=True)
-def _pop(key: NDArray[np.float64], item: NDArray[np.int64], size: int) -> int:
+def heap_pop(heap: NDArray, size: int) -> int:
     """Drop the smallest. Returns the new size."""
     size -= 1
     if size > 0:
-        _replace_top(key, item, size, key[size], item[size])
+        heap_replace_top(heap, size, heap[size].key, heap[size].item)
     return size
-
-
-@njit(cache=True)
-def solve(crossings: Crossings, filling: Filling, num_flows: int) -> int:
-    """Rates of ``filling.flows[:num_flows]``, all other active flows kept as they are.
-
-    Leaves chosen at 2 for these flows (``settle`` clears it) and returns how many links they touch, listed in
-    ``filling.touched``.
-    """
-    num_touched = _open(crossings, filling, num_flows)
-    size = 0
-    for number in range(num_touched):
-        link = filling.touched[number]
-        if filling.load[link] > 0 and crossings.capacity[link] < np.inf:
-            level = max(filling.room[link], 0.0) / filling.load[link]
-            size = _push(filling.heap_key, filling.heap_link, size, level, link)
-    while size > 0:
-        link = filling.heap_link[0]
-        if filling.open_flows[link] == 0:
-            size = _pop(filling.heap_key, filling.heap_link, size)
-            continue
-        level = max(filling.room[link], 0.0) / filling.load[link]
-        if level > filling.heap_key[0]:
-            _replace_top(filling.heap_key, filling.heap_link, size, level, link)
-            if filling.heap_link[0] != link:
-                continue
-        size = _pop(filling.heap_key, filling.heap_link, size)
-        _stop_flows_of(crossings, filling, link, level)
-    for number in range(num_flows):  # what no finite link limits
-        flow = filling.flows[number]
-        if filling.chosen[flow] == 1:
-            filling.rate[flow], filling.bottleneck[flow], filling.chosen[flow] = np.inf, -1, 2
-    return num_touched
-
-
-@njit(cache=True)
-def _open(crossings: Crossings, filling: Filling, num_flows: int) -> int:
-    """Mark the flows, and give each of their links its room: what the flows that stay as they are leave of it."""
-    num_touched = 0
-    for number in range(num_flows):
-        flow = filling.flows[number]
-        filling.chosen[flow] = 1
-        for entry in range(crossings.offsets[flow], crossings.offsets[flow + 1]):
-            link = crossings.link[entry]
-            if filling.seen[link] == 0:
-                filling.seen[link] = 1
-                filling.load[link] = 0.0
-                filling.open_flows[link] = 0
-                filling.touched[num_touched] = link
-                num_touched += 1
-            filling.load[link] += crossings.share[entry]
-            filling.open_flows[link] += 1
-    for number in range(num_touched):
-        link = filling.touched[number]
-        filling.seen[link] = 0
-        taken = 0.0
-        entry = crossings.first[link]
-        while entry >= 0:
-            flow = crossings.owner[entry]
-            if filling.chosen[flow] == 0 and filling.rate[flow] < np.inf:
-                taken += crossings.share[entry] * filling.rate[flow]
-            entry = crossings.after[entry]
-        filling.room[link] = crossings.capacity[link] - taken
-    return num_touched
-
-
-@njit(cache=True)
-def _stop_flows_of(crossings: Crossings, filling: Filling, link: int, level: float) -> None:
-    """The link is full: its open flows have their rate, and take it from their other links."""
-    entry = crossings.first[link]
-    while entry >= 0:
-        flow = crossings.owner[entry]
-        if filling.chosen[flow] == 1:
-            filling.rate[flow], filling.bottleneck[flow], filling.chosen[flow] = level, link, 2
-            for other in range(crossings.offsets[flow], crossings.offsets[flow + 1]):
-                crossed = crossings.link[other]
-                filling.room[crossed] -= crossings.share[other] * level
-                filling.load[crossed] -= crossings.share[other]
-                filling.open_flows[crossed] -= 1
-        entry = crossings.after[entry]

@@ -5,10 +5,11 @@ in time (``event_loop``), the sharing of links (``fair_share``) or the closed fo
 (``closed_form``).
 
 A message of a rank's round k leaves once the rank has entered round k (the receiver too, where it is a rendezvous). It
-waits out its latency part: overhead_s + latency_s + the path's latency + gap_s times its place among its rank's
-messages (the later of its places at sender and receiver) + rendezvous_s where it applies. Then its bytes flow; flows
-share the links (capacity x link_fraction) max-min fairly. A rank reduces what it receives one message after the other,
-copies last, and enters its next round when all of this round is done.
+waits out its latency part: the path's latency and ``Transport.software_s``, with the later of its places among the
+round's messages of its sender and its receiver. Then its bytes flow; flows share the links (capacity x link_fraction)
+max-min fairly. A rank reduces what it receives one message after the other, copies last, and enters its next round when
+all of this round is done. A collective of 0 bytes sends nothing. Not played: ``Transport.entry_s`` (give each rank's
+delay with ``Disturbances``), ``exchange_fraction`` and ``first_touch_s``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.network.event_loop import Plan, progress_of, run_events
-from perfmodel.network.fair_share import crossings_of, filling_of
+from perfmodel.network.event_loop import BATCHES, MESSAGE, RANK, ROUND, Play, play_of, run_events
+from perfmodel.network.fair_share import sharing_of
 from perfmodel.network.routes import Routes, Transport
 from perfmodel.network.schedule import Round, Schedule
 
@@ -95,29 +96,24 @@ def simulate(
     assert size_bytes >= 0, f"{size_bytes} bytes"
     disturbances = disturbances or Disturbances()
     members = _members(schedule, cluster, group, groups)
-    played = list(schedule.rounds())
-    plan, routes, capacity = _plan(schedule, played, cluster, transport, size_bytes, members, disturbances)
-    crossings = crossings_of(routes, capacity)
-    num_records = int(np.sum(plan.repeat[plan.round_of])) if record else 0
-    progress = progress_of(members.size, len(plan.source), num_records)
-    filling = filling_of(len(plan.source), len(capacity))
-    finish_s = np.full(members.size, np.nan)
-    batches = run_events(plan, crossings, filling, progress, tolerance, finish_s)
+    play, routes, capacity = _play(schedule, cluster, transport, size_bytes, members, disturbances, record)
+    run_events(play, sharing_of(routes, capacity), tolerance)
+    finish_s = play.ranks["finish_s"].copy()
     assert not np.isnan(finish_s).any(), f"{np.isnan(finish_s).sum()} of {members.size} ranks wait forever"
-    flat = members.ravel()
-    records = None
-    if record:
-        items, times_s = progress.record_item, progress.record_s
-        records = Records(
-            source=flat[plan.source[items]], target=flat[plan.target[items]], message_bytes=plan.message_bytes[items],
-            posted_s=times_s[:, 0], begun_s=times_s[:, 1], ended_s=times_s[:, 2],
-        )  # fmt: skip
     return Outcome(
         time_s=float(finish_s.max(initial=0.0)),
         finish_s=finish_s.reshape(members.shape) if groups is not None else finish_s,
-        batches=int(batches),
-        records=records,
+        batches=int(play.counts[BATCHES]),
+        records=_records(play, members.ravel()) if record else None,
     )
+
+
+def _records(play: Play, members: NDArray[np.int64]) -> Records:
+    rows, messages = play.records, play.messages[play.records["message"]]
+    return Records(
+        source=members[messages["source"]], target=members[messages["target"]], message_bytes=messages["bytes"],
+        posted_s=rows["posted_s"], begun_s=rows["begun_s"], ended_s=rows["ended_s"],
+    )  # fmt: skip
 
 
 def _members(
@@ -134,65 +130,72 @@ def _members(
     return members
 
 
-def _plan(
-    schedule: Schedule, played: Sequence[Round], cluster: Network, transport: Transport, size_bytes: float,
-    members: NDArray[np.int64], disturbances: Disturbances,
-) -> tuple[Plan, Routes, NDArray[np.float64]]:  # fmt: skip
+def _play(
+    schedule: Schedule, cluster: Network, transport: Transport, size_bytes: float, members: NDArray[np.int64],
+    disturbances: Disturbances, record: bool,
+) -> tuple[Play, Routes, NDArray[np.float64]]:  # fmt: skip
     """The schedule as arrays over the ranks of all groups (numbered group by group), its routes, and the capacity."""
+    played = list(schedule.rounds()) if size_bytes > 0 else []
+    messages = _messages(played, members, size_bytes, transport)
+    flat = members.ravel()
+    routes = cluster.routes(flat[messages["source"]], flat[messages["target"]])
+    capacity = np.asarray(cluster.capacity_bytes_per_s, dtype=np.float64) * transport.link_fraction
+    if disturbances.link_factor is not None:
+        capacity = capacity * disturbances.link_factor
+    sends = _rows(messages["round"] * members.size + messages["source"], len(played) * members.size)
+    receives = _rows(messages["round"] * members.size + messages["target"], len(played) * members.size)
+    posted_as = 1.0 + np.maximum(_places(*sends), _places(*receives))
+    messages["delay_s"] = routes.latency_s + transport.software_s(messages["bytes"], posted_as)
+    messages["quick_s"] = _quick_s(routes, capacity, messages["bytes"])
+    ranks = np.zeros(members.size, RANK)
+    if disturbances.start_delay_s is not None:
+        ranks["start_s"] = np.asarray(disturbances.start_delay_s, dtype=np.float64)[flat]
+    rounds = np.zeros(len(played), ROUND)
+    rounds["repeat"] = [entry.repeat for entry in played]
+    rounds["copy_s"] = [transport.copy_s(entry.copied * size_bytes, size_bytes) for entry in played]
+    num_records = int(rounds["repeat"][messages["round"]].sum()) if record else 0
+    return play_of(messages, ranks, rounds, sends, receives, num_records), routes, capacity
+
+
+def _messages(
+    played: Sequence[Round], members: NDArray[np.int64], size_bytes: float, transport: Transport
+) -> NDArray:  # fmt: skip
+    """All messages, group by group: ranks, round, bytes and reductions."""
     num_groups, n = members.shape
     counts = np.array([len(entry) for entry in played], dtype=np.int64)
     num_messages = int(counts.sum()) * num_groups
     assert num_messages <= MAX_MESSAGES, f"{num_messages} messages, at most {MAX_MESSAGES} are played one by one"
-    shift = np.arange(num_groups, dtype=np.int64)[:, None] * n
-    source = (_joined([entry.source for entry in played], np.int64)[None, :] + shift).ravel()
-    target = (_joined([entry.target for entry in played], np.int64)[None, :] + shift).ravel()
-    fraction = np.tile(_joined([entry.fraction for entry in played], np.float64), num_groups)
-    reduced = np.tile(_joined([entry.reduced for entry in played], np.float64), num_groups)
-    round_of = np.tile(np.repeat(np.arange(len(played), dtype=np.int64), counts), num_groups)
-    flat = members.ravel()
-    routes = cluster.routes(flat[source], flat[target])
-    capacity = np.asarray(cluster.capacity_bytes_per_s, dtype=np.float64) * transport.link_fraction
-    if disturbances.link_factor is not None:
-        capacity = capacity * disturbances.link_factor
-    message_bytes = fraction * size_bytes
-    rendezvous = message_bytes > transport.eager_bytes
-    num_rows = len(played) * num_groups * n
-    sends, send_offsets, sent_as = _rows(round_of * num_groups * n + source, num_rows)
-    receives, receive_offsets, received_as = _rows(round_of * num_groups * n + target, num_rows)
-    delay_s = transport.overhead_s + transport.latency_s + routes.latency_s
-    delay_s = delay_s + np.where(rendezvous, transport.rendezvous_s, 0.0)
-    delay_s = delay_s + transport.gap_s * np.maximum(sent_as, received_as)
-    start_s = np.zeros(members.size)
-    if disturbances.start_delay_s is not None:
-        start_s = np.asarray(disturbances.start_delay_s, dtype=np.float64)[flat]
-    plan = Plan(
-        source=source, target=target, round_of=round_of, message_bytes=message_bytes, delay_s=delay_s,
-        quick_s=_quick_s(routes, capacity, message_bytes), rendezvous=rendezvous,
-        reduction_s=np.asarray(transport.reduction_s(reduced * size_bytes, np.full(num_messages, size_bytes))),
-        sends=sends, send_offsets=send_offsets, receives=receives, receive_offsets=receive_offsets,
-        repeat=np.array([entry.repeat for entry in played], dtype=np.int64),
-        copy_s=np.array([entry.copied * size_bytes / transport.copy_bytes_per_s for entry in played], dtype=np.float64),
-        start_s=start_s,
-    )  # fmt: skip
-    return plan, routes, capacity
+    messages = np.zeros(num_messages, MESSAGE)
+    shift = np.repeat(np.arange(num_groups, dtype=np.int64) * n, int(counts.sum()))
+    messages["source"] = np.tile(_joined([entry.source for entry in played], np.int64), num_groups) + shift
+    messages["target"] = np.tile(_joined([entry.target for entry in played], np.int64), num_groups) + shift
+    messages["round"] = np.tile(np.repeat(np.arange(len(played), dtype=np.int64), counts), num_groups)
+    messages["bytes"] = np.tile(_joined([entry.fraction for entry in played], np.float64), num_groups) * size_bytes
+    messages["rendezvous"] = messages["bytes"] > transport.eager_bytes
+    reduced_bytes = np.tile(_joined([entry.reduced for entry in played], np.float64), num_groups) * size_bytes
+    messages["reduction_s"] = transport.reduction_s(reduced_bytes, np.full(num_messages, size_bytes))
+    return messages
 
 
 def _joined(parts: Sequence[NDArray], dtype: type) -> NDArray:
     return np.concatenate([np.zeros(0, dtype), *(np.asarray(part, dtype=dtype) for part in parts)])
 
 
-def _rows(row: NDArray[np.int64], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Messages sorted by row in the order posted, where each row begins [num_rows + 1], and each message's place."""
+def _rows(row: NDArray[np.int64], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Messages sorted by row in the order posted, and where each row begins [num_rows + 1]."""
     order = np.argsort(row, kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num_rows))]).astype(np.int64)
-    place = np.empty(len(row), np.int64)
-    place[order] = np.arange(len(row)) - offsets[row[order]]
-    return order.astype(np.int64), offsets, place
+    begins = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num_rows))])
+    return order.astype(np.int64), begins.astype(np.int64)
 
 
-def _quick_s(
-    routes: Routes, capacity: NDArray[np.float64], message_bytes: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _places(order: NDArray[np.int64], begins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each message's place in its row: 0 for the first."""
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order)) - np.repeat(begins[:-1], np.diff(begins))
+    return place
+
+
+def _quick_s(routes: Routes, capacity: NDArray[np.float64], message_bytes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Seconds of each message's bytes if it were alone: no flow is faster."""
     slowest = np.zeros(len(routes))
     owner = np.repeat(np.arange(len(routes)), np.diff(routes.offsets))
