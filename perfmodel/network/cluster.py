@@ -6,6 +6,7 @@ It owns the placing of ranks, NICs' sharing and striping, and allocations. It do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,11 +126,17 @@ class Cluster:
         return parts
 
     def bisection_bytes_per_s(self) -> float:
-        """Of the fabric's part that is built; of one node: what half of its ranks can send."""
+        """Of the fabric between the NICs that the job uses; of one node: what half of its ranks can send."""
         if self.num_nodes == 1:
             half = self.num_ranks // 2
-            return half * float(self.capacity_bytes_per_s[-1]) if half else float("inf")
-        return self.fabric.bisection_bytes_per_s()
+            return half * float(self.capacity_bytes_per_s[-1]) if half else math.inf
+        ranks = np.arange(self.num_ranks)
+        ports = np.unique(self._ports(ranks, ranks)[0])
+        if self.stripe:
+            nics = np.arange(self.nics_per_node)
+            ports = (self.node_numbers[:, None] * self.nics_per_node + nics).ravel()
+        injection = len(ports) // 2 * float(self.capacity_bytes_per_s[ports].min())
+        return min(injection, self.fabric.bisection_bytes_per_s(ports))
 
 
 def _part(outside: Ints, routes: Routes, share: float) -> Crossing:

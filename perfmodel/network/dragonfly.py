@@ -169,20 +169,16 @@ class Dragonfly(Fabric):
         end = other * self._switches + self._gateway(other, group, cable)
         return self._local(here, leave), self._global(group, other, cable), end
 
-    def bisection_bytes_per_s(self) -> float:
-        """Smaller of two cuts into halves of the ports: with the detour groups on one side, and on the other."""
-        if self.num_ports < 2:
+    def bisection_bytes_per_s(self, ports: Ints | None = None) -> float:
+        """Smallest cut into halves of the ports in their order, with the groups for detours on either side."""
+        first, second = self._halves(ports)
+        if not len(first):
             return math.inf
-        half = self.num_ports // 2
-        cuts = []
-        for switches in (half // self._ports_per_switch, -(-half // self._ports_per_switch)):
-            side = np.zeros(self.num_vertices, dtype=bool)
-            side[:half] = True
-            side[self.num_ports : self.num_ports + switches] = True
-            cuts.append(self.cut_bytes_per_s(side))
-            side[self.num_ports + self._used * self._switches :] = True
-            cuts.append(self.cut_bytes_per_s(side))
-        return min(half * float(self.capacity_bytes_per_s[0]), *cuts)
+        switches = np.arange(self.num_vertices - self.num_ports)
+        detour = switches >= self._used * self._switches
+        edges = {int(first[-1]) // self._ports_per_switch + 1, int(second[0]) // self._ports_per_switch}
+        sides = [switches < edge for edge in edges]
+        return self._cut_between(first, second, [*sides, *(side | detour for side in sides)])
 
 
 def _part(messages: Ints, link: Ints, share: Floats | float) -> Crossing:

@@ -110,19 +110,17 @@ class DragonflyPlus(Fabric):
             parts += [(message, self._global(group, middle), share), (message, self._global(middle, goal), share)]
         return parts
 
-    def bisection_bytes_per_s(self) -> float:
+    def bisection_bytes_per_s(self, ports: Ints | None = None) -> float:
         """Smallest cut between the halves of the ports, over the sides that middle leaf and groups can take."""
-        if self.num_ports < 2:
+        first, second = self._halves(ports)
+        if not len(first):
             return math.inf
-        half = self.num_ports // 2
-        cuts = []
-        for leaves in (half // self._ports_per_leaf, -(-half // self._ports_per_leaf)):
-            for groups in (half // self._per_group, -(-half // self._per_group)):
-                side = np.zeros(self.num_vertices, dtype=bool)
-                side[:half] = True
-                side[self.num_ports : self.num_ports + leaves] = True
-                side[self._first_group : self._first_group + groups] = True
-                cuts.append(self.cut_bytes_per_s(side))
-                side[self._first_group + self._used :] = True
-                cuts.append(self.cut_bytes_per_s(side))
-        return min(half * float(self.capacity_bytes_per_s[0]), *cuts)
+        last, following = int(first[-1]), int(second[0])
+        leaves, groups = np.arange(self._leaves), np.arange(self._groups)
+        sides = []
+        for leaf in {last // self._ports_per_leaf + 1, following // self._ports_per_leaf}:
+            for group in {last // self._per_group + 1, following // self._per_group}:
+                for detours in (False, True):
+                    on_first = (groups < group) | (detours & (groups >= self._used))
+                    sides.append(np.concatenate([leaves < leaf, on_first]))
+        return self._cut_between(first, second, sides)

@@ -15,7 +15,7 @@ import importlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,8 +67,11 @@ class Fabric(ABC):
         """
 
     @abstractmethod
-    def bisection_bytes_per_s(self) -> float:
-        """One direction, over the worst of the natural balanced cuts; math.inf for one port."""
+    def bisection_bytes_per_s(self, ports: Ints | None = None) -> float:
+        """One direction, between the halves of the ports (default: all) of the worst of the natural balanced cuts.
+
+        math.inf for one port.
+        """
 
     def vertex_names(self) -> list[str]:
         """A name for every vertex: ports first."""
@@ -94,6 +97,24 @@ class Fabric(ABC):
         parts += [(moving[message], link, share) for message, link, share in inner]
         parts.append((moving, target[moving] + self.num_ports, 1.0))
         return assemble(len(source), parts, self.latency_s)
+
+    def _halves(self, ports: Ints | None) -> tuple[Ints, Ints]:
+        """The first and the second half of the ports in rising order (the middle one is in the second)."""
+        chosen = np.arange(self.num_ports) if ports is None else np.unique(ports)
+        return chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
+
+    def _cut_between(self, first: Ints, second: Ints, sides: Iterable[NDArray[np.bool_]]) -> float:
+        """Smallest cut over sides that the switches may take; those ports are on their own side, the rest go along.
+
+        sides: bool [switches] each.
+        """
+        cuts = [float(self.capacity_bytes_per_s[first].sum())]
+        for switches in sides:
+            side = np.concatenate([np.zeros(self.num_ports, dtype=bool), switches])
+            side[: self.num_ports] = side[self.link_target[: self.num_ports]]
+            side[first], side[second] = True, False
+            cuts.append(self.cut_bytes_per_s(side))
+        return min(cuts)
 
     def cut_bytes_per_s(self, side: NDArray[np.bool_]) -> float:
         """Capacity of the links from vertices with side True to those with False. side: bool [num_vertices]."""

@@ -19,6 +19,7 @@ from itertools import accumulate
 from operator import mul
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.network.fabric import Crossing, Fabric, Floats, Ints, require
 
@@ -147,19 +148,17 @@ class FatTree(Fabric):
             downs.append((message, down, 1.0))
         return ups + downs[::-1]
 
-    def bisection_bytes_per_s(self) -> float:
+    def bisection_bytes_per_s(self, ports: Ints | None = None) -> float:
         """Smallest cut between the first and the second half of the ports, as the tree is filled (exact: a tree)."""
-        if self.num_ports < 2:
+        chosen = np.arange(self.num_ports) if ports is None else np.unique(ports)
+        if len(chosen) < 2:
             return math.inf
-        ports = np.arange(self.num_ports)
-        first_half = np.argsort(np.argsort(self._place(ports), kind="stable")) < self.num_ports // 2
-        total = 0.0
-        for rail in range(self.rails):
-            members = ports[ports % self.rails == rail]
-            total += self._smallest_cut(first_half[members], self._place(members))
-        return total
+        chosen = chosen[np.argsort(self._place(chosen), kind="stable")]
+        first_half = np.arange(len(chosen)) < len(chosen) // 2
+        members = [chosen % self.rails == rail for rail in range(self.rails)]
+        return sum(self._smallest_cut(first_half[one], self._place(chosen[one])) for one in members if one.any())
 
-    def _smallest_cut(self, first_half: np.ndarray, place: Ints) -> float:
+    def _smallest_cut(self, first_half: NDArray[np.bool_], place: Ints) -> float:
         """Least capacity between two sets of one rail's ports: dynamic programming from the leaves to the root."""
         here = np.where(first_half, 0.0, math.inf)  # cost of a subtree whose top is on the first half's side
         there = np.where(first_half, math.inf, 0.0)

@@ -32,6 +32,6 @@ class SingleSwitch(Fabric):
     def crossings(self, source: Ints, target: Ints) -> list[Crossing]:
         return []
 
-    def bisection_bytes_per_s(self) -> float:
-        half = self.num_ports // 2
+    def bisection_bytes_per_s(self, ports: Ints | None = None) -> float:
+        half = len(self._halves(ports)[0])
         return half * float(self.capacity_bytes_per_s[0]) if half else math.inf

@@ -114,23 +114,20 @@ class Torus(Fabric):
         router = here[owner] + (coordinate - start[owner]) * self._strides[axis]
         return owner, self._link_out[axis][way][router], share[owner]
 
-    def bisection_bytes_per_s(self) -> float:
+    def bisection_bytes_per_s(self, ports: Ints | None = None) -> float:
         """Smallest of the cuts into halves of the ports in row order, each dimension once as the slowest."""
-        if self.num_ports < 2:
+        chosen = np.arange(self.num_ports) if ports is None else np.unique(ports)
+        if len(chosen) < 2:
             return math.inf
-        routers = np.arange(math.prod(self.shape))
-        used = np.unique(self.router_of(np.arange(self.num_ports)))
-        if len(used) < 2:
-            return self.num_ports // 2 * float(self.capacity_bytes_per_s[0])
+        routers = np.arange(math.prod(self.shape)).reshape(self.shape)
         cuts = []
         for axis in range(len(self.shape)):
-            order = np.argsort(np.moveaxis(routers.reshape(self.shape), axis, 0).ravel())  # rank of each router
-            middle = np.median(order[used])
-            side = np.zeros(self.num_vertices, dtype=bool)
-            side[self._first_router :] = order < middle
-            side[: self.num_ports] = side[self._first_router + self.router_of(np.arange(self.num_ports))]
-            cuts.append(self.cut_bytes_per_s(side))
-        return min(*cuts, self.num_ports // 2 * float(self.capacity_bytes_per_s[0])) if cuts else math.inf
+            order = np.argsort(np.moveaxis(routers, axis, 0).ravel())  # place of each router in this order
+            ranked = chosen[np.argsort(order[self.router_of(chosen)], kind="stable")]
+            first, second = ranked[: len(ranked) // 2], ranked[len(ranked) // 2 :]
+            side = order < order[self.router_of(second[:1])]
+            cuts.append(self._cut_between(first, second, [side]))
+        return min(cuts)
 
 
 def job_block(
