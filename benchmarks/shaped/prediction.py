@@ -1,0 +1,100 @@
+"""What the model says of a collective on the shaped network, from rates, delays and a calibration that judges nothing.
+
+The cluster is built from the shape's numbers alone. The library's constants come from messages between two ranks, one
+pair within a rack and one across racks, never from the collectives that are judged. It measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from perfmodel.network.algorithms import make_schedule
+from perfmodel.network.closed_form import price_together
+from perfmodel.network.cluster import Cluster
+from perfmodel.network.fat_tree import FatTree
+from perfmodel.network.flow_events import simulate
+from perfmodel.network.routes import Transport
+from shaped.shape import Shape
+
+EAGER_BYTES = 32 << 10  # between the calibration's short and long messages; no judged message is near it
+
+# What the libraries do, by the name of the setting. gloo as torch 2.13 calls it (gloo/allreduce.cc, allgather.cc,
+# alltoallv.cc; its reduce-scatter is an all-reduce). MPICH 5: as ``MPI_SETTINGS`` in shaped_network.py forces it.
+ALGORITHMS: dict[str, dict[str, tuple[str, str]]] = {
+    "gloo": {
+        "all_reduce": ("all_reduce", "ring"), "all_gather": ("all_gather", "ring"),
+        "reduce_scatter": ("all_reduce", "ring"), "all_to_all": ("all_to_all", "linear"),
+    },
+    "mpi halving": {
+        "all_reduce": ("all_reduce", "rabenseifner"), "all_gather": ("all_gather", "recursive_doubling"),
+        "reduce_scatter": ("reduce_scatter", "recursive_halving"), "all_to_all": ("all_to_all", "linear"),
+    },
+    "mpi ring": {
+        "all_reduce": ("all_reduce", "ring"), "all_gather": ("all_gather", "ring"),
+        "reduce_scatter": ("reduce_scatter", "pairwise"), "all_to_all": ("all_to_all", "linear"),
+    },
+}  # fmt: skip
+
+
+def make_cluster(shape: Shape) -> Cluster:
+    """The shape as the model sees it: a tapered tree of two levels, one rank per host."""
+    fabric = FatTree(
+        num_ports=shape.num_hosts, children=(shape.hosts_per_rack, shape.racks),
+        link_bytes_per_s=shape.host_bytes_per_s, taper=shape.oversubscription, wire_latency_s=shape.cable_delay_s,
+    )  # fmt: skip
+    return Cluster(
+        num_nodes=shape.num_hosts, ranks_per_node=1, fabric=fabric, nics_per_node=1, node_bytes_per_s=1e12,
+        node_latency_s=0.0,
+    )  # fmt: skip
+
+
+def alone_s(shape: Shape, pair: Sequence[int], size_bytes: float) -> tuple[float, float]:
+    """(delays, bytes over the slowest link) of one message from host to host [s]."""
+    path = shape.path(*pair)
+    return sum(shape.delays()[link] for link in path), size_bytes / min(shape.rates()[link] for link in path)
+
+
+def calibrate(shape: Shape, messages: Sequence[Mapping[str, Any]], reduction_bytes_per_s: float) -> Transport:
+    """The library's constants from one-way times of messages: rows of pair, size_bytes and seconds (repetitions).
+
+    Each pair has a shortest size, eager, and two longer ones: their difference gives the part of the rate that
+    payload reaches, what is left of the shortest the overhead, of the second one the handshake.
+    """
+    fractions, overheads_s, left_s = [], [], []
+    for pair in sorted({tuple(row["pair"]) for row in messages}):
+        times_s = {row["size_bytes"]: median(row["seconds"]) for row in messages if tuple(row["pair"]) == pair}
+        short, middle, long = sorted(times_s)
+        assert short < EAGER_BYTES < middle, (short, EAGER_BYTES, middle)
+        fraction = alone_s(shape, pair, long - middle)[1] / (times_s[long] - times_s[middle])
+        fractions.append(fraction)
+        for size_bytes, found in ((short, overheads_s), (middle, left_s)):
+            delay_s, bytes_s = alone_s(shape, pair, size_bytes)
+            found.append(times_s[size_bytes] - delay_s - bytes_s / fraction)
+    overhead_s = max(0.0, float(np.mean(overheads_s)))
+    return Transport(
+        overhead_s=overhead_s, link_fraction=min(1.0, float(np.mean(fractions))), eager_bytes=EAGER_BYTES,
+        rendezvous_s=max(0.0, float(np.mean(left_s)) - overhead_s), reduction_bytes_per_s=reduction_bytes_per_s,
+    )  # fmt: skip
+
+
+def predict(
+    cluster: Cluster,
+    transport: Transport,
+    scheduled: tuple[str, str],
+    groups: Sequence[Sequence[int]],
+    size_bytes: float,
+) -> dict[str, float]:
+    """Seconds of a collective of size m in all groups at once, by discrete events and by the closed form.
+
+    scheduled: collective and algorithm by the names of perfmodel.
+    """
+    collective, algorithm = scheduled
+    schedule = make_schedule(collective, algorithm, len(groups[0]))
+    members = [np.array(group, dtype=np.int64) for group in groups]
+    events_s = simulate(schedule, cluster, transport, size_bytes, groups=members).time_s
+    closed_s = float(price_together(schedule, cluster, members).time_s(np.array([size_bytes]), transport)[0])
+    return {"events_s": events_s, "closed_form_s": closed_s}
