@@ -133,7 +133,8 @@ def make_schedule(
     traffic_matrix: float64 [n, n], all_to_all only: what the row's rank sends to the column's, any unit; m is then the
     largest row sum. options: those of the algorithm (``options_of``): num_segments (pipelines), radix (knomial, bruck),
     window (linear_sync), order (pairwise: "shift" or "xor"), between (two_level, leader), rails (double_binary_tree),
-    ranks_per_node; that one is accepted and ignored where the algorithm does not know nodes. Raises UserError for an unknown name or impossible number.
+    ranks_per_node; that one is accepted and ignored where the algorithm does not know nodes. Raises UserError for an
+    unknown name or an impossible number.
     """
     _known(collective, algorithm)
     allowed = options_of(collective, algorithm)

@@ -46,12 +46,12 @@ def pairwise(num_ranks: int, *, order: str = "shift", traffic_matrix: Floats | N
     ranks = np.arange(n, dtype=np.int64)
     xor = order == "xor"
 
-    def step(k: int) -> Step:
-        return _direct_step(n, ranks, ranks ^ (k + 1) if xor else (ranks + k + 1) % n, traffic_matrix)
+    def step(shift: int) -> Step:
+        return _direct_step(n, ranks, ranks ^ shift if xor else (ranks + shift) % n, traffic_matrix)
 
     return Recipe(
-        num_blocks=n * n, num_rounds=n - 1, steps=lambda: (step(k) for k in range(n - 1)), step=step,
-        symmetric=traffic_matrix is None and not xor, shifted=not xor,
+        num_blocks=n * n, num_rounds=n - 1, steps=lambda: (step(shift) for shift in range(1, n)), shift=step,
+        symmetric=traffic_matrix is None and not xor,
     )  # fmt: skip
 
 
@@ -68,8 +68,8 @@ def linear_sync(num_ranks: int, *, window: int = 32, traffic_matrix: Floats | No
         return _direct_step(n, source, (source + np.tile(shifts, n)) % n, traffic_matrix)
 
     return Recipe(
-        num_blocks=n * n, num_rounds=rounds, steps=lambda: (step(k) for k in range(rounds)), step=step,
-        symmetric=traffic_matrix is None,
+        num_blocks=n * n, num_rounds=rounds, steps=lambda: (step(k) for k in range(rounds)),
+        shift=pairwise(n, traffic_matrix=traffic_matrix).shift, window=window, symmetric=traffic_matrix is None,
     )  # fmt: skip
 
 

@@ -50,13 +50,12 @@ def pairwise_reduce_scatter(num_ranks: int) -> Recipe:
     if n == 1:
         return nothing()
 
-    def step(k: int) -> Step:
-        return shift_step(n, k + 1, 1 / n, lambda _, rank: np.array([(rank + k + 1) % n]), reduces=True)
+    def step(shift: int) -> Step:
+        return shift_step(n, shift, 1 / n, lambda _, rank: np.array([(rank + shift) % n]), reduces=True)
 
     return Recipe(
-        num_blocks=n, num_rounds=n - 1, steps=lambda: (step(k) for k in range(n - 1)), step=step,
-        symmetric=True, shifted=True,
-    )  # fmt: skip
+        num_blocks=n, num_rounds=n - 1, steps=lambda: (step(shift) for shift in range(1, n)), shift=step, symmetric=True
+    )
 
 
 def _paired(num_ranks: int) -> tuple[Ints, Ints, Ints]:

@@ -57,24 +57,19 @@ class Step:
 class StepSchedule(Schedule):
     """A schedule that also tells its blocks. make_steps yields the steps in order, anew at each call.
 
-    make_step: where set, the schedule is num_rounds different rounds (no repeats) and this gives the k-th alone: an
-    evaluator may sample them. shifted: the k-th round is every rank's message to the rank k + 1 further on (cyclic).
+    make_shift: where set, the schedule is exchanges number 1 to n-1, each a message of every rank, ``window`` of them
+    to a round; this gives one of them alone, so that an evaluator may sample them.
     gathers_buffers: an all_reduce whose blocks are the ranks' whole buffers, all gathered everywhere.
     """
 
     num_blocks: int
     make_steps: Callable[[], Iterator[Step]]
-    make_step: Callable[[int], Step] | None = None
-    shifted: bool = False
+    make_shift: Callable[[int], Step] | None = None
+    window: int = 1
     gathers_buffers: bool = False
 
     def steps(self) -> Iterator[Step]:
         return self.make_steps()
-
-    def round_at(self, index: int) -> Round:
-        """The index-th round alone (only where ``make_step`` is set)."""
-        assert self.make_step is not None, f"{self.algorithm} has no random access"
-        return self.make_step(index).round()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +79,9 @@ class Recipe:
     num_blocks: int
     num_rounds: int
     steps: Callable[[], Iterator[Step]]
-    step: Callable[[int], Step] | None = None
+    shift: Callable[[int], Step] | None = None
+    window: int = 1
     symmetric: bool = False
-    shifted: bool = False
     gathers_buffers: bool = False
 
 
@@ -101,8 +96,8 @@ def schedule_of(collective: str, algorithm: str, num_ranks: int, recipe: Recipe)
         symmetric=recipe.symmetric,
         num_blocks=recipe.num_blocks,
         make_steps=recipe.steps,
-        make_step=recipe.step,
-        shifted=recipe.shifted,
+        make_shift=recipe.shift,
+        window=recipe.window,
         gathers_buffers=recipe.gathers_buffers,
     )
 
