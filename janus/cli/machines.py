@@ -15,7 +15,9 @@ EXAMPLES = """examples:
   janus machines show lineshine                        its numbers with source and date, assumed ones apart
   janus machines show machine.toml --json              a file of your own, or of janus calibrate
   janus machines check cluster.toml                    everything wrong or missing in a file, and what looks odd
-  janus machines draw frontier --nodes 16 --out frontier.svg
+  janus machines draw lineshine --nodes 16 --out lineshine.svg
+  janus machines draw frontier --nodes 32 --out frontier.svg \\
+      --set groups=4 --set switches_per_group=4 --set ports_per_switch=8      a small model of it
 
 a file of your own: docs/machines.md has one to start from
 """
@@ -36,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("file", type=Path, metavar="FILE.toml", help="machine file to check")
     drawing.add_argument("name", metavar="NAME", help="name in the catalogue, or a path ending in .toml")
     drawing.add_argument("--nodes", type=int, default=16, metavar="N", help="nodes of the job (default: 16)")
+    drawing.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                         help="a number of the fabric to replace, for a small model of a large machine")  # fmt: skip
     drawing.add_argument("--out", type=Path, required=True, metavar="FILE.svg", help="picture: .svg, .png or .pdf")
     for action in (listing, showing, checking):
         action.add_argument("--json", action="store_true", help="print one JSON document")
@@ -51,7 +55,7 @@ def main(arguments: list[str]) -> int:
         return _show(options.name, options.json)
     if options.action == "check":
         return _check(options.file, options.json)
-    return _draw(options.name, options.nodes, options.out)
+    return _draw(options.name, options.nodes, options.out, options.overrides)
 
 
 def _list(as_json: bool) -> int:
@@ -214,7 +218,8 @@ def _check(path: Path, as_json: bool) -> int:
     return 0
 
 
-def _draw(name: str, num_nodes: int, out: Path) -> int:
+def _draw(name: str, num_nodes: int, out: Path, words: list[str]) -> int:
+    from janus.config import apply_overrides
     from perfmodel.machine import load_machine
 
     if out.suffix not in DRAWN_SUFFIXES:
@@ -223,6 +228,6 @@ def _draw(name: str, num_nodes: int, out: Path) -> int:
         raise UserError(f"--nodes is {num_nodes}: it must be above 0")
     from perfmodel.network.draw import draw_machine
 
-    draw_machine(load_machine(name), num_nodes, out)
-    print(f"{name}, {num_nodes} nodes: {out}")
+    switches, lines = draw_machine(load_machine(name), num_nodes, out, apply_overrides({}, words))
+    print(f"{name}, {num_nodes} nodes, {switches} switches, {lines} lines: {out}")
     return 0
