@@ -25,7 +25,9 @@ from perfmodel.network.event_loop import BATCHES, MESSAGE, RANK, ROUND, Play, pl
 from perfmodel.network.fair_share import sharing_of
 from perfmodel.network.routes import Routes, Transport
 from perfmodel.network.schedule import Round, Schedule
+from perfmodel.network.symmetry import find_classes
 
+MANY_MESSAGES = 4096  # from here on it pays to look for symmetry
 MAX_MESSAGES = 40_000_000  # about 200 bytes each with their routes
 
 
@@ -85,20 +87,24 @@ def simulate(
     disturbances: Disturbances | None = None,
     record: bool = False,
     tolerance: float = 0.0,
+    symmetry: bool | None = None,
 ) -> Outcome:
     """Play a schedule of size_bytes (``Schedule``'s m) on the ranks of ``group``, or on several ``groups`` at once.
 
     group: ranks of the cluster, in the schedule's order; default 0 to n - 1. tolerance: relative; every message may
     begin and end earlier by this part of its own transfer time, so that fewer batches are needed. record: keep what
-    every message did.
+    every message did. symmetry: play one of each class of messages that cannot be told apart (None: where there are
+    many messages); the times are the same.
     """
     assert group is None or groups is None, "a group or several groups, not both"
     assert size_bytes >= 0, f"{size_bytes} bytes"
     disturbances = disturbances or Disturbances()
     members = _members(schedule, cluster, group, groups)
-    play, routes, capacity = _play(schedule, cluster, transport, size_bytes, members, disturbances, record)
-    run_events(play, sharing_of(routes, capacity), tolerance)
-    finish_s = play.ranks["finish_s"].copy()
+    played = _played(schedule, cluster, transport, size_bytes, members, disturbances)
+    if symmetry is None:
+        symmetry = len(played.messages) >= MANY_MESSAGES and not record
+    assert not (symmetry and record), "records are of every message: symmetry=False"
+    play, finish_s = _run(played, tolerance, symmetry, record)
     assert not np.isnan(finish_s).any(), f"{np.isnan(finish_s).sum()} of {members.size} ranks wait forever"
     return Outcome(
         time_s=float(finish_s.max(initial=0.0)),
@@ -106,6 +112,31 @@ def simulate(
         batches=int(play.counts[BATCHES]),
         records=_records(play, members.ravel()) if record else None,
     )
+
+
+def _run(played: _Played, tolerance: float, symmetry: bool, record: bool) -> tuple[Play, NDArray[np.float64]]:
+    """Play it, whole or by classes. Returns the end of every rank."""
+    rank_class = None
+    if symmetry:
+        messages = played.messages
+        names = ("round", "bytes", "delay_s", "reduction_s", "rendezvous")
+        classes = find_classes(
+            np.array([messages[name] for name in names], dtype=np.float64), messages["source"].copy(),
+            messages["target"].copy(), played.routes, played.capacity, played.ranks["start_s"],
+        )  # fmt: skip
+        if classes is not None:
+            rank_class = classes.rank_class
+            chosen = messages[classes.messages]
+            chosen["source"], chosen["target"] = rank_class[chosen["source"]], rank_class[chosen["target"]]
+            chosen["reduction_s"] *= classes.received
+            played = _Played(messages=chosen, ranks=played.ranks[classes.ranks], rounds=played.rounds,
+                             routes=classes.routes, capacity=played.capacity[classes.links])  # fmt: skip
+    sends, receives = (_rows_of(played, end) for end in ("source", "target"))
+    num_records = int(played.rounds["repeat"][played.messages["round"]].sum()) if record else 0
+    play = play_of(played.messages, played.ranks, played.rounds, sends, receives, num_records)
+    run_events(play, sharing_of(played.routes, played.capacity), tolerance)
+    finish_s = play.ranks["finish_s"]
+    return play, finish_s.copy() if rank_class is None else finish_s[rank_class]
 
 
 def _records(play: Play, members: NDArray[np.int64]) -> Records:
@@ -130,31 +161,39 @@ def _members(
     return members
 
 
-def _play(
+@dataclass(frozen=True, kw_only=True)
+class _Played:
+    """A schedule on a cluster as arrays: messages, ranks (numbered group by group) and rounds of ``event_loop``."""
+
+    messages: NDArray
+    ranks: NDArray
+    rounds: NDArray
+    routes: Routes
+    capacity: NDArray[np.float64]
+
+
+def _played(
     schedule: Schedule, cluster: Network, transport: Transport, size_bytes: float, members: NDArray[np.int64],
-    disturbances: Disturbances, record: bool,
-) -> tuple[Play, Routes, NDArray[np.float64]]:  # fmt: skip
-    """The schedule as arrays over the ranks of all groups (numbered group by group), its routes, and the capacity."""
-    played = list(schedule.rounds()) if size_bytes > 0 else []
-    messages = _messages(played, members, size_bytes, transport)
+    disturbances: Disturbances,
+) -> _Played:  # fmt: skip
+    rounds_played = list(schedule.rounds()) if size_bytes > 0 else []
+    messages = _messages(rounds_played, members, size_bytes, transport)
     flat = members.ravel()
     routes = cluster.routes(flat[messages["source"]], flat[messages["target"]])
     capacity = np.asarray(cluster.capacity_bytes_per_s, dtype=np.float64) * transport.link_fraction
     if disturbances.link_factor is not None:
         capacity = capacity * disturbances.link_factor
-    sends = _rows(messages["round"] * members.size + messages["source"], len(played) * members.size)
-    receives = _rows(messages["round"] * members.size + messages["target"], len(played) * members.size)
-    posted_as = 1.0 + np.maximum(_places(*sends), _places(*receives))
-    messages["delay_s"] = routes.latency_s + transport.software_s(messages["bytes"], posted_as)
-    messages["quick_s"] = _quick_s(routes, capacity, messages["bytes"])
     ranks = np.zeros(members.size, RANK)
     if disturbances.start_delay_s is not None:
         ranks["start_s"] = np.asarray(disturbances.start_delay_s, dtype=np.float64)[flat]
-    rounds = np.zeros(len(played), ROUND)
-    rounds["repeat"] = [entry.repeat for entry in played]
-    rounds["copy_s"] = [transport.copy_s(entry.copied * size_bytes, size_bytes) for entry in played]
-    num_records = int(rounds["repeat"][messages["round"]].sum()) if record else 0
-    return play_of(messages, ranks, rounds, sends, receives, num_records), routes, capacity
+    rounds = np.zeros(len(rounds_played), ROUND)
+    rounds["repeat"] = [entry.repeat for entry in rounds_played]
+    rounds["copy_s"] = [transport.copy_s(entry.copied * size_bytes, size_bytes) for entry in rounds_played]
+    played = _Played(messages=messages, ranks=ranks, rounds=rounds, routes=routes, capacity=capacity)
+    places = [_places(*_rows_of(played, end)) for end in ("source", "target")] if transport.gap_s else [0, 0]
+    messages["delay_s"] = routes.latency_s + transport.software_s(messages["bytes"], 1.0 + np.maximum(*places))
+    messages["quick_s"] = _quick_s(routes, capacity, messages["bytes"])
+    return played
 
 
 def _messages(
@@ -181,8 +220,10 @@ def _joined(parts: Sequence[NDArray], dtype: type) -> NDArray:
     return np.concatenate([np.zeros(0, dtype), *(np.asarray(part, dtype=dtype) for part in parts)])
 
 
-def _rows(row: NDArray[np.int64], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Messages sorted by row in the order posted, and where each row begins [num_rows + 1]."""
+def _rows_of(played: _Played, end: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Messages sorted by round and the rank at one end, in the order posted, and where each rank's begin [TR + 1]."""
+    row = played.messages["round"] * len(played.ranks) + played.messages[end]
+    num_rows = len(played.rounds) * len(played.ranks)
     order = np.argsort(row, kind="stable")
     begins = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num_rows))])
     return order.astype(np.int64), begins.astype(np.int64)
