@@ -12,9 +12,9 @@ Source: Chan, Heimlich, Purkayastha, van de Geijn 2007 (10.1002/cpe.1206), table
     reduce-scatter  (n-1)/n m beta + (n-1)/n m gamma
     all-reduce      2(n-1)/n m beta + (n-1)/n m gamma
 
-The paper has no all-to-all: there every rank must inject (n-1)/n m, and half of what it sends crosses any cut into
-halves. Its bounds on bandwidth hold for algorithms that keep all ranks alike; double trees and pipelines may not be
-below them either, as they are counted on the rank that sends or receives most.
+The factors of beta and gamma need no assumption on the algorithm: so many bytes must be sent (and added) by all ranks
+together that one of them has at least this share (all-reduce: Patarasuk and Yuan 2009, 10.1016/j.jpdc.2008.09.002). The
+paper has no all-to-all: every rank must inject (n-1)/n m, and half of what it sends crosses any cut into halves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from numpy.typing import ArrayLike, NDArray
 from perfmodel.network.routes import Transport
 from perfmodel.network.schedule import COLLECTIVES
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
@@ -55,13 +54,16 @@ def reduced_fraction(collective: str, num_ranks: int) -> float:
     return (num_ranks - 1) / num_ranks if collective in ("all_reduce", "reduce_scatter") else 0.0
 
 
-def latency_bound_s(collective: str, num_ranks: int, links: Hockney) -> float:
-    """ceil(log2 n) alpha: what one rank knows reaches twice as many ranks per message.
+def latency_bound_s(collective: str, num_ranks: int, links: Hockney, *, posted: int = 1) -> float:
+    """ceil(log_(p+1) n) alpha: what one rank knows reaches p+1 times as many ranks per round of p posted messages.
 
-    An all-to-all and an all-gather in which a rank posts several messages at once need only one alpha.
+    Chan et al. have p = 1. posted: the most messages that a rank starts before it waits.
     """
     assert collective in COLLECTIVES, collective
-    return math.ceil(math.log2(num_ranks)) * links.alpha_s
+    rounds, reached = 0, 1
+    while reached < num_ranks:
+        rounds, reached = rounds + 1, reached * (posted + 1)
+    return rounds * links.alpha_s
 
 
 def bandwidth_bound_s(collective: str, num_ranks: int, size_bytes: ArrayLike, links: Hockney) -> Floats:
@@ -76,13 +78,15 @@ def reduction_bound_s(collective: str, num_ranks: int, size_bytes: ArrayLike, li
     return np.asarray(reduced_fraction(collective, num_ranks) * sizes * links.gamma_s_per_byte)
 
 
-def lower_bound_s(collective: str, num_ranks: int, size_bytes: ArrayLike, links: Hockney) -> Floats:
+def lower_bound_s(
+    collective: str, num_ranks: int, size_bytes: ArrayLike, links: Hockney, *, posted: int = 1
+) -> Floats:  # fmt: skip
     """The largest of the three bounds of Chan et al.; 0 for one rank and for no bytes."""
     sizes = np.asarray(size_bytes, dtype=np.float64)
     if num_ranks == 1:
         return np.zeros(sizes.shape)
     bound_s = np.maximum(
-        latency_bound_s(collective, num_ranks, links),
+        latency_bound_s(collective, num_ranks, links, posted=posted),
         np.maximum(
             bandwidth_bound_s(collective, num_ranks, sizes, links),
             reduction_bound_s(collective, num_ranks, sizes, links),
@@ -128,12 +132,13 @@ def all_to_all_matrix_bound_s(traffic_matrix: Floats, size_bytes: ArrayLike, lin
     return np.asarray(fullest * np.asarray(size_bytes, dtype=np.float64) / link_bytes_per_s)
 
 
-def slowest_links(transport: Transport, rank_bytes_per_s: float, path_latency_s: float) -> Hockney:
-    """alpha, beta and gamma of ranks that reach their links' full capacity: the bound for a fitted machine."""
+def links_of(transport: Transport, rank_bytes_per_s: float, path_latency_s: float) -> Hockney:
+    """alpha, beta and gamma at best of ranks with a link of rank_bytes_per_s and a path of path_latency_s."""
+    reduction_bytes_per_s = transport.reduction_bytes_per_s
+    if math.isfinite(transport.cache_bytes):
+        reduction_bytes_per_s = max(reduction_bytes_per_s, transport.memory_reduction_bytes_per_s)
     return Hockney(
         alpha_s=transport.overhead_s + transport.latency_s + path_latency_s,
         beta_s_per_byte=1 / (rank_bytes_per_s * transport.link_fraction),
-        gamma_s_per_byte=1 / max(transport.reduction_bytes_per_s, transport.memory_reduction_bytes_per_s)
-        if math.isfinite(transport.cache_bytes)
-        else 1 / transport.reduction_bytes_per_s,
+        gamma_s_per_byte=1 / reduction_bytes_per_s,
     )
