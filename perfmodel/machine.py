@@ -28,6 +28,8 @@ from typing import Any
 
 from janus.config import read_toml
 from janus.errors import UserError
+from perfmodel.network.fabric import allowed_keys
+from perfmodel.network.kinds import wrong_kinds
 from perfmodel.network.routes import Transport
 from perfmodel.operators import FUSED_KINDS, PASS_NAMES
 from perfmodel.quantities import Quantities
@@ -237,11 +239,20 @@ def _read_fabric(reader: Quantities) -> FabricDescription | None:
     family = table.get("family")
     if not isinstance(family, str) or not family:
         reader.problems.append(f"fabric.family is {family!r}: it must be a text, the name of a topology")
-        family = ""
-    values = {name: reader.free(f"fabric.{name}") for name in table if name != "family"}
-    return FabricDescription(
-        family=family, numbers={name: value for name, value in values.items() if value is not None}
-    )
+        return None
+    try:
+        keys = allowed_keys(family)
+    except UserError as error:
+        reader.problems.append(f"fabric.family: {error}")
+        return None
+    reader.only("fabric", ("family", *keys))
+    for key, must in keys.items():
+        if must and key not in table:
+            reader.problems.append(f'fabric.{key} is missing: add {{value = ..., source = "..."}}')
+    given = {name: reader.free(f"fabric.{name}") for name in table if name in keys}
+    numbers = {name: value for name, value in given.items() if value is not None}
+    reader.problems += wrong_kinds(family, numbers)
+    return FabricDescription(family=family, numbers=numbers)
 
 
 def _read_transport(reader: Quantities) -> Transport | None:

@@ -14,6 +14,7 @@ from janus.errors import UserError
 from perfmodel.machine import PEAK_DTYPES, Machine, Peak
 from perfmodel.plausibility import number_at
 
+TABLES = ("device", "network", "fabric", "transport", "rates")
 LISTED_DTYPES = ("float32", "float64", *PEAK_DTYPES)
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 SMALL_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
@@ -93,13 +94,14 @@ def _plain(value: Any) -> str:
 
 
 def quantities(machine: Machine, values: Mapping[str, Any]) -> list[Quantity]:
-    """Every number of a machine's file in the order of the file's reading. values: the file's nested values."""
+    """Every number of a machine's file, table by table. values: the file's nested values."""
+    names = sorted(machine.sources, key=lambda name: TABLES.index(name.split(".")[0]) if "." in name else -1)
     return [
         Quantity(
             name=name, value=number_at(values, name), unit=unit_of(name), source=source,
             date=machine.dates.get(name, ""), assumed=source.startswith("assumed"), quality=machine.quality.get(name),
         )
-        for name, source in machine.sources.items()
+        for name, source in ((name, machine.sources[name]) for name in names)
     ]  # fmt: skip
 
 
@@ -119,7 +121,7 @@ def injection_bytes_per_s(machine: Machine) -> float | None:
 def bisection(machine: Machine, num_nodes: int | None = None) -> tuple[float | None, str]:
     """(Bytes per second across the worst balanced cut in one direction, "") or (None, why there is none).
 
-    num_nodes: of a job on nodes 0 to n - 1; default: all nodes of the machine.
+    num_nodes: of a job on nodes 0 to n - 1, all NICs in use; default: all nodes of the machine.
     """
     from perfmodel.network.cluster import build_cluster
 
@@ -127,7 +129,7 @@ def bisection(machine: Machine, num_nodes: int | None = None) -> tuple[float | N
         return None, "the file has no [fabric] table"
     nodes = machine.nodes if num_nodes is None else num_nodes
     try:
-        cluster = build_cluster(machine, num_nodes=nodes, ranks_per_node=1)
+        cluster = build_cluster(machine, num_nodes=nodes, ranks_per_node=1, stripe=True)
     except UserError as error:
         return None, str(error)
     return float(cluster.bisection_bytes_per_s()), ""

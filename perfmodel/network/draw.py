@@ -19,6 +19,7 @@ from janus.errors import UserError
 from perfmodel.machine import FabricDescription, Machine
 from perfmodel.network.catalogue import with_unit
 from perfmodel.network.fabric import Fabric, build_fabric
+from perfmodel.network.kinds import wrong_kinds
 
 MOST_VERTICES, MOST_LINES = 600, 2000
 KIND_COLOURS = ("#7a7a7a", "#1f78b4", "#e66101", "#33a02c", "#8e44ad", "#222222", "#c2185b")
@@ -83,6 +84,8 @@ def draw_machine(
     if description is None or nics is None:
         raise UserError(f"machine {machine.name!r} has no [fabric] table with network.nics_per_node: nothing to draw")
     description = replace(description, numbers={**description.numbers, **(overrides or {})})
+    if wrong := wrong_kinds(description.family, description.numbers):
+        raise UserError(wrong[0])
     fabric = build_fabric(description.family, _shown(description), num_nodes=num_nodes, nics_per_node=nics)
     drawing = lay_out(description, fabric, num_nodes, nics)
     changed = ", ".join(f"{key} = {_short(value)}" for key, value in (overrides or {}).items())
