@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from perfmodel.network.event_loop import BATCHES, MESSAGE, RANK, ROUND, Play, play_of, run_events
 from perfmodel.network.fair_share import sharing_of
+from perfmodel.network.noise import Disturbances
 from perfmodel.network.routes import Routes, Transport
 from perfmodel.network.schedule import Round, Schedule
 from perfmodel.network.symmetry import find_classes
@@ -41,17 +42,6 @@ class Network(Protocol):
     def capacity_bytes_per_s(self) -> NDArray[np.float64]: ...
 
     def routes(self, source_ranks: NDArray[np.int64], target_ranks: NDArray[np.int64]) -> Routes: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disturbances:
-    """What differs from the quiet machine. Arrays by link [L] and by rank [ranks of the cluster]; None: nothing.
-
-    link_factor: of the links' capacity; start_delay_s: how much later a rank enters the collective.
-    """
-
-    link_factor: NDArray[np.float64] | None = None
-    start_delay_s: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +182,7 @@ def _played(
     played = _Played(messages=messages, ranks=ranks, rounds=rounds, routes=routes, capacity=capacity)
     places = [_places(*_rows_of(played, end)) for end in ("source", "target")] if transport.gap_s else [0, 0]
     messages["delay_s"] = routes.latency_s + transport.software_s(messages["bytes"], 1.0 + np.maximum(*places))
+    messages["delay_s"] *= disturbances.latency_factor(len(messages))
     messages["quick_s"] = _quick_s(routes, capacity, messages["bytes"])
     return played
 

@@ -9,7 +9,8 @@ import pytest
 
 from perfmodel.network.algorithms import ALGORITHMS, make_schedule
 from perfmodel.network.closed_form import price
-from perfmodel.network.flow_events import Disturbances, simulate
+from perfmodel.network.flow_events import simulate
+from perfmodel.network.noise import Disturbances
 from perfmodel.network.routes import Transport
 from perfmodel.network.schedule import Round
 from tests.perfmodel.network.small_networks import OneSwitch, Racks, one_round, schedule_of, shifts

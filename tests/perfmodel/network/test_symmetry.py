@@ -9,7 +9,8 @@ from perfmodel.network.algorithms import make_schedule
 from perfmodel.network.cluster import Cluster
 from perfmodel.network.dragonfly import Dragonfly
 from perfmodel.network.fat_tree import FatTree
-from perfmodel.network.flow_events import Disturbances, simulate
+from perfmodel.network.flow_events import simulate
+from perfmodel.network.noise import Disturbances
 from perfmodel.network.routes import Transport
 from perfmodel.network.symmetry import find_classes
 from tests.perfmodel.network.small_networks import OneSwitch, Racks, routes_over
