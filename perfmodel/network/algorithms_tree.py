@@ -132,9 +132,12 @@ def split_binary(num_ranks: int, *, num_segments: int = 1) -> Recipe:
     )
 
 
-def chain(num_ranks: int, *, num_segments: int = 1) -> Recipe:
-    """Rank r passes segments to r+1 (Open MPI's pipeline): n - 2 + segments rounds."""
-    return pipelined(np.arange(num_ranks, dtype=np.int64) - 1, num_segments=num_segments)
+def chain(num_ranks: int, *, num_segments: int = 1, num_chains: int = 1) -> Recipe:
+    """Rank r passes segments to r+1: n - 2 + segments rounds (Open MPI's pipeline; its chain has 4 side by side)."""
+    others = np.arange(num_ranks - 1, dtype=np.int64)
+    length = max(1, -(-(num_ranks - 1) // num_chains))
+    parent = np.concatenate([[-1], np.where(others % length == 0, 0, others)]).astype(np.int64)
+    return pipelined(parent, num_segments=num_segments)
 
 
 def binomial_scatter(num_ranks: int) -> Recipe:

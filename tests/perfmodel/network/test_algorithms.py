@@ -83,6 +83,8 @@ def variants(collective, algorithm, num_ranks):
     yield {}
     if "num_segments" in options:
         yield {"num_segments": 3}
+    if "num_chains" in options:
+        yield {"num_segments": 2, "num_chains": 4}
     if "radix" in options:
         yield from ({"radix": radix} for radix in (2, 3, 5))
     if "window" in options:
