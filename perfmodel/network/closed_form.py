@@ -236,7 +236,7 @@ def _round_coefficients(
     """The numbers of one round's messages; None where there are none."""
     capacity = cluster.capacity_bytes_per_s
     loads = np.zeros(len(capacity))
-    first_sender, last_sender = np.full(len(capacity), cluster.num_ranks), np.full(len(capacity), -1)
+    senders = _Senders(len(capacity))
     num_ranks = len(groups[0])
     reduced, messages = np.zeros(num_ranks), np.zeros(num_ranks)
     exchanged = 0.0
@@ -250,9 +250,7 @@ def _round_coefficients(
         fraction = np.tile(one.fraction, count)
         routes = cluster.routes(source, target)
         loads += part.weight * routes.link_bytes(fraction, len(capacity))
-        sender = np.repeat(source, np.diff(routes.offsets))
-        np.minimum.at(first_sender, routes.links, sender)
-        np.maximum.at(last_sender, routes.links, sender)
+        senders.add(routes, source)
         exchanged = max(exchanged, _exchanged(one))
         reduced += part.weight * np.bincount(one.target, weights=one.reduced, minlength=num_ranks)
         messages += part.weight * np.bincount(one.source, minlength=num_ranks)
@@ -266,7 +264,7 @@ def _round_coefficients(
     per_byte_s = loads / capacity
     return _Coefficients(
         load_s_per_byte=float(per_byte_s.max(initial=0.0)),
-        shared_load_s_per_byte=float(per_byte_s[first_sender < last_sender].max(initial=0.0)),
+        shared_load_s_per_byte=float(per_byte_s[senders.several].max(initial=0.0)),
         exchanged=exchanged,
         reduced=float(reduced.max()),
         copied=float(parts[0].one.copied),
@@ -275,10 +273,30 @@ def _round_coefficients(
     )
 
 
+class _Senders:
+    """Which links [L] messages of more than one sender go over."""
+
+    def __init__(self, num_links: int) -> None:
+        self.several = np.zeros(num_links, dtype=np.bool_)
+        self._seen = np.full(num_links, -1, dtype=np.int64)
+
+    def add(self, routes: Routes, source: Ints) -> None:
+        sender = np.repeat(source, np.diff(routes.offsets))
+        before = self._seen[routes.links]
+        self._seen[routes.links] = sender
+        other = (before >= 0) & (before != sender) | (self._seen[routes.links] != sender)
+        self.several[routes.links[other]] = True
+
+
 def _exchanged(one: Round) -> float:
     """The largest message between two ranks that send to each other in this round, of m; 0 for none."""
     n = int(max(one.source.max(), one.target.max())) + 1
-    both = np.isin(one.source * n + one.target, one.target * n + one.source)
+    if len(one) <= n and np.bincount(one.source).max() == 1:
+        partner = np.full(n, -1, dtype=np.int64)
+        partner[one.source] = one.target
+        both = partner[one.target] == one.source
+    else:
+        both = np.isin(one.source * n + one.target, one.target * n + one.source)
     return float(one.fraction[both].max(initial=0.0))
 
 
@@ -288,6 +306,8 @@ def _places(source: Ints, target: Ints) -> Ints:
 
 
 def _place(ranks: Ints) -> Ints:
+    if np.bincount(ranks).max() == 1:
+        return np.zeros(len(ranks), dtype=np.int64)
     order = np.argsort(ranks, kind="stable")
     ordered = ranks[order]
     new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
@@ -299,6 +319,8 @@ def _place(ranks: Ints) -> Ints:
 
 def _worst_classes(latency_s: Floats, place: Floats, fraction: Floats) -> list[tuple[float, float, float]]:
     """The messages that no other exceeds in path latency, place and bytes at once."""
+    if place.min() == place.max() and fraction.min() == fraction.max():
+        return [(float(latency_s.max()), float(place[0]), float(fraction[0]))]
     distinct = np.unique(np.stack([latency_s, place, fraction], axis=1), axis=0)
     kept: list[tuple[float, float, float]] = []
     for row in distinct[::-1]:  # falling latency
