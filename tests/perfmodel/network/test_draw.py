@@ -8,7 +8,8 @@ import pytest
 
 from janus.errors import UserError
 from perfmodel.machine import FabricDescription, load_machine
-from perfmodel.network.draw import draw_machine, lay_out, node_graph
+from perfmodel.network.draw import draw_machine
+from perfmodel.network.draw_layout import lay_out, node_graph
 from perfmodel.network.fabric import build_fabric
 
 # machine, nodes, numbers replaced, what the legend must say
