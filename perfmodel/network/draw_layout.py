@@ -174,7 +174,7 @@ def _dragonfly(graph: Graph, description: FabricDescription) -> Drawing:
         turn = angle[one] - spread * steps
         position[members[one]] = centre[one] + small * np.stack([np.cos(turn), np.sin(turn)], axis=1)
         position[np.flatnonzero((group == one) & hub)] = centre[one]
-    _fan_nodes(graph, position, centre[np.maximum(group, 0)], 2.0)
+    _fan_nodes(graph, position, group, centre, small)
     ends = graph.ends
     kind = np.where(ends[:, 0] < graph.node_count, 0, np.where(group[ends[:, 0]] == group[ends[:, 1]], 1, 2))
     kinds = ("node to switch", "inside a group", "between groups")
@@ -220,23 +220,28 @@ def _whole(value: object) -> int:
 
 
 def _fan_nodes(
-    graph: Graph, position: NDArray[np.float64], centre: NDArray[np.float64], distance: float
+    graph: Graph, position: NDArray[np.float64], group: NDArray[np.int64], centre: NDArray[np.float64], reach: float
 ) -> None:  # fmt: skip
-    """Nodes side by side beyond their first switch, seen from the middle of its group."""
-    first = np.full(graph.node_count, -1)
-    for node, switch in graph.ends[graph.ends[:, 0] < graph.node_count][::-1]:
-        first[node] = switch
-    for switch in np.unique(first):
-        members = np.flatnonzero(first == switch)
-        outward = position[switch] - centre[switch]
-        length = float(np.hypot(*outward))
-        outward = np.array([0.0, 1.0]) if length < 1e-9 else outward / length
+    """Nodes side by side beyond their switch, or beyond the group where they have several, seen from its middle.
+
+    group: of each vertex; centre: of each group [groups, 2]; reach: from a group's middle to its switches.
+    """
+    switches: list[list[int]] = [[] for _ in range(graph.node_count)]
+    for node, switch in graph.ends[graph.ends[:, 0] < graph.node_count]:
+        switches[node].append(int(switch))
+    for own in sorted({tuple(found) for found in switches}):
+        members = [node for node in range(graph.node_count) if tuple(switches[node]) == own]
+        middle = centre[group[own[0]]]
+        outward = position[list(own)].mean(axis=0) - middle
+        if np.hypot(*outward) < 0.2 * reach:
+            outward = middle if np.hypot(*middle) > 0 else np.array([0.0, 1.0])
+        outward = outward / np.hypot(*outward)
         sideways = np.array([-outward[1], outward[0]])
-        across = math.ceil(len(members) / 2) if len(members) > 4 else len(members)
+        across = math.ceil(len(members) / (2 if len(own) == 1 else 3)) if len(members) > 4 else len(members)
         for number, node in enumerate(members):
             row, column = divmod(number, across)
-            offset = (column - (across - 1) / 2) * 0.62
-            position[node] = position[switch] + (distance + 0.6 * row) * outward + offset * sideways
+            offset = (column - (across - 1) / 2) * 0.62 * len(own) ** 0.5
+            position[node] = middle + (reach + 2.0 + 0.6 * row) * outward + offset * sideways
 
 
 def _torus(graph: Graph, fabric: Fabric, family: str) -> Drawing:
