@@ -1,0 +1,88 @@
+"""The machines that collectives were measured on, as clusters: which machine file, and what of it a job used.
+
+It owns what a table's ``system`` means: NICs per rank, the nodes a job got, the shape of its torus. It does not own the
+machines' numbers (``perfmodel/machines``) nor how clusters are built (``cluster``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perfmodel.machine import Machine, catalogue_names, load_machine
+from perfmodel.network.cluster import Cluster
+from perfmodel.network.fabric import build_fabric
+from perfmodel.network.measured import Measurement
+
+GENERIC_PORT_BYTES_PER_S = 25e9  # 200 Gb/s: the rail of every InfiniBand and Slingshot machine in the catalogue
+HOST_MEMORY_BYTES_PER_S = 8e9  # assumed: one rank's message to another of its node, through shared memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSystem:
+    """machine: its name in the catalogue. node_stride: the job's nodes are every so many of consecutive ones.
+    overrides: numbers of the fabric that differ from the machine file's, for what one rank could use."""
+
+    machine: str
+    node_stride: int = 1
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+SYSTEMS: dict[str, MeasuredSystem] = {
+    "leonardo": MeasuredSystem(machine="leonardo"),
+    "lumi": MeasuredSystem(machine="lumi_g"),
+    "mare_nostrum": MeasuredSystem(machine="marenostrum5_acc"),
+    # one message uses one of the six interfaces of a node: 6.3 of 6.8 GB/s measured
+    "fugaku": MeasuredSystem(machine="fugaku", overrides={"port_bytes_per_s": 6.8e9}),
+    # CRAB: the measured nodes are every second of the job's, the others run the aggressor. Taper of the leaves from 32
+    # nodes (two leaves of 16), the largest that is fitted; above the leaves nothing is known: no taper.
+    "cresco8": MeasuredSystem(
+        machine="cresco8", node_stride=2, overrides={"children": (32, 24), "taper": 5.5}
+    ),
+}  # fmt: skip
+
+
+def machine_of(system: str) -> Machine | None:
+    """The machine file of a system: as known here, or by its own name in the catalogue; None for an unknown system."""
+    if system in SYSTEMS:
+        return load_machine(SYSTEMS[system].machine)
+    wanted = system.replace("-", "_")
+    for name in catalogue_names():
+        if name == wanted or name.startswith(f"{wanted}_"):
+            machine = load_machine(name)
+            return machine if machine.fabric is not None else None
+    return None
+
+
+def cluster_of(measurement: Measurement) -> Cluster:
+    """The nodes and ranks of a measurement on its system's fabric: one NIC per node, all of them for NCCL. An unknown
+    system is one switch of 25 GB/s ports."""
+    nodes = measurement.num_nodes
+    machine = machine_of(measurement.system)
+    system = SYSTEMS.get(measurement.system, MeasuredSystem(machine=""))
+    nics, inside_bytes_per_s = 1, HOST_MEMORY_BYTES_PER_S
+    family: str = "single_switch"
+    numbers: dict[str, Any] = {"port_bytes_per_s": GENERIC_PORT_BYTES_PER_S}
+    inside_s = 1e-6
+    if machine is not None and machine.fabric is not None:
+        family, numbers = machine.fabric.family, dict(machine.fabric.numbers) | dict(system.overrides)
+        if measurement.stack != "mpi" and measurement.stack != "crab":
+            inside_bytes_per_s = machine.network.node_bytes_per_s or inside_bytes_per_s
+        if measurement.stack == "nccl":
+            nics = machine.network.nics_per_node or 1
+    if family == "tofu_d" and measurement.torus:
+        numbers["job_shape"] = _three(measurement.torus)
+    node_numbers = system.node_stride * np.arange(nodes, dtype=np.int64)
+    fabric = build_fabric(family, numbers, num_nodes=int(node_numbers[-1]) + 1, nics_per_node=nics)
+    return Cluster(
+        num_nodes=nodes, ranks_per_node=measurement.ranks_per_node, fabric=fabric, nics_per_node=nics,
+        node_bytes_per_s=inside_bytes_per_s, node_latency_s=inside_s, node_numbers=node_numbers,
+    )  # fmt: skip
+
+
+def _three(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A job's shape with three axes."""
+    return (*shape, 1, 1)[:3] if len(shape) < 3 else shape
