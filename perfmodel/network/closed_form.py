@@ -22,33 +22,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from perfmodel.network.algorithms_steps import StepSchedule
-from perfmodel.network.routes import Routes, Transport
-from perfmodel.network.schedule import Round, Schedule
+from perfmodel.network.round_loads import Coefficients, Part, RankNetwork, coefficients, window_coefficients
+from perfmodel.network.routes import Transport
+from perfmodel.network.schedule import Schedule
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 EXACT_MESSAGES = 2_500_000
 SAMPLED_SHIFTS = 256
-
-
-class RankNetwork(Protocol):
-    """What pricing needs of a cluster."""
-
-    @property
-    def num_ranks(self) -> int: ...
-
-    @property
-    def capacity_bytes_per_s(self) -> Floats: ...
-
-    def routes(self, source_ranks: Ints, target_ranks: Ints) -> Routes: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,79 +116,80 @@ def times_s(prices: Sequence[Price], which: ArrayLike, sizes_bytes: ArrayLike, t
     return found
 
 
-def price(schedule: Schedule, cluster: RankNetwork, group: ArrayLike | None = None) -> Price:
-    """Coefficients of a schedule whose rank r is rank group[r] of the cluster (default: its first ranks)."""
+def price(
+    schedule: Schedule, cluster: RankNetwork, group: ArrayLike | None = None, *, exact_messages: int = EXACT_MESSAGES
+) -> Price:
+    """Coefficients of a schedule whose rank r is rank group[r] of the cluster (default: its first ranks).
+
+    exact_messages: schedules of more messages are sampled where they can be.
+    """
     ranks = np.arange(schedule.num_ranks) if group is None else np.asarray(group)
-    return price_together(schedule, cluster, [ranks])
+    return price_together(schedule, cluster, [ranks], exact_messages=exact_messages)
 
 
-_PRICES: WeakKeyDictionary[RankNetwork, dict[tuple[Schedule, bytes], Price]] = WeakKeyDictionary()
+_PRICES: WeakKeyDictionary[RankNetwork, dict[tuple[Schedule, bytes, int], Price]] = WeakKeyDictionary()
 
 
-def price_together(schedule: Schedule, cluster: RankNetwork, groups: Sequence[ArrayLike]) -> Price:
+def price_together(
+    schedule: Schedule, cluster: RankNetwork, groups: Sequence[ArrayLike], *, exact_messages: int = EXACT_MESSAGES
+) -> Price:
     """Coefficients where several disjoint groups of one size do the same at once and share links.
 
     Kept per cluster, schedule and groups as long as the cluster lives.
     """
     members = [np.asarray(group, dtype=np.int64) for group in groups]
     kept = _PRICES.setdefault(cluster, {})
-    key = (schedule, b"|".join(ranks.tobytes() for ranks in members))
+    key = (schedule, b"|".join(ranks.tobytes() for ranks in members), exact_messages)
     if key not in kept:
-        kept[key] = _priced(schedule, cluster, members)
+        kept[key] = _priced(schedule, cluster, members, exact_messages)
     return kept[key]
 
 
-def _priced(schedule: Schedule, cluster: RankNetwork, members: Sequence[Ints]) -> Price:
+def _priced(schedule: Schedule, cluster: RankNetwork, members: Sequence[Ints], exact_messages: int) -> Price:
     everyone = np.concatenate(members)
     for ranks in members:
         assert len(ranks) == schedule.num_ranks, f"group of {len(ranks)} for {schedule.num_ranks} ranks"
     assert len(np.unique(everyone)) == len(everyone), "a rank is in a group twice"
     assert 0 <= everyone.min() <= everyone.max() < cluster.num_ranks, f"rank {everyone.max()} of {cluster.num_ranks}"
-    weights: dict[_Coefficients, float] = {}
-    sampled = _is_sampled(schedule, len(members))
-    for weight, parts in _sampled_windows(schedule) if sampled else _all_rounds(schedule):
-        coefficients = _round_coefficients(parts, cluster, members)
-        if coefficients is not None:
-            weights[coefficients] = weights.get(coefficients, 0.0) + weight
+    sampled = _is_sampled(schedule, len(members), exact_messages)
+    if sampled:
+        rows = _of_sampled_rounds(schedule, cluster, members)
+    else:
+        rows = coefficients(((float(one.repeat), one) for one in schedule.rounds()), cluster, members)
+    weights: dict[Coefficients, float] = {}
+    for weight, row in rows:
+        weights[row] = weights.get(row, 0.0) + weight
     return _assemble(weights, schedule.num_ranks, sampled=sampled)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Messages of a round that count ``weight`` times; place: of each in its ranks' order, None: as they come."""
-
-    one: Round
-    weight: float = 1.0
-    place: int | None = None
-
-
-def _all_rounds(schedule: Schedule) -> Iterator[tuple[float, list[_Part]]]:
-    for one in schedule.rounds():
-        yield float(one.repeat), [_Part(one)]
-
-
-def _is_sampled(schedule: Schedule, num_groups: int) -> bool:
+def _is_sampled(schedule: Schedule, num_groups: int, exact_messages: int) -> bool:
     if not isinstance(schedule, StepSchedule) or schedule.make_shift is None:
         return False
-    return num_groups * schedule.num_ranks * (schedule.num_ranks - 1) > EXACT_MESSAGES
+    return num_groups * schedule.num_ranks * (schedule.num_ranks - 1) > exact_messages
 
 
-def _sampled_windows(schedule: Schedule) -> Iterator[tuple[float, list[_Part]]]:
-    """Some of the rounds, of each some of its exchanges."""
+def _of_sampled_rounds(
+    schedule: Schedule, cluster: RankNetwork, members: Sequence[Ints]
+) -> Iterator[tuple[float, Coefficients]]:
+    """(how often, coefficients) of some of the rounds, from some of their exchanges."""
     assert isinstance(schedule, StepSchedule)
     assert schedule.make_shift is not None
     window, last = schedule.window, schedule.num_ranks - 1
     rounds, round_weights = strata(schedule.num_rounds, max(16, SAMPLED_SHIFTS // window))
-    for index, weight in zip(rounds.tolist(), round_weights.tolist(), strict=True):
-        first = index * window + 1
-        shifts, shift_weights = strata(min(window, last + 1 - first), SAMPLED_SHIFTS)
-        yield (
-            weight,
-            [
-                _Part(schedule.make_shift(first + shift).round(), part_weight, shift)
-                for shift, part_weight in zip(shifts.tolist(), shift_weights.tolist(), strict=True)
-            ],
-        )
+    first = rounds * window + 1
+    if window == 1:
+        shifts = ((float(w), schedule.make_shift(int(s)).round()) for w, s in zip(round_weights, first, strict=True))
+        yield from coefficients(shifts, cluster, members)
+        return
+    for begin, weight in zip(first.tolist(), round_weights.tolist(), strict=True):
+        places, part_weights = strata(min(window, last + 1 - begin), SAMPLED_SHIFTS)
+        parts = [
+            Part(schedule.make_shift(begin + place).round(), part_weight, place)
+            for place, part_weight in zip(places.tolist(), part_weights.tolist(), strict=True)
+        ]
+        row = window_coefficients(parts, cluster, members, exchanges=window >= last > 1)
+        if row is not None:
+            yield weight, row
 
 
 def strata(count: int, num_samples: int) -> tuple[Ints, Floats]:
@@ -217,119 +206,7 @@ def strata(count: int, num_samples: int) -> tuple[Ints, Floats]:
     return np.minimum(indices, count - 1), np.diff(edges)
 
 
-@dataclass(frozen=True)
-class _Coefficients:
-    """One round's numbers, hashable so that equal rounds merge."""
-
-    load_s_per_byte: float
-    shared_load_s_per_byte: float
-    exchanged: float
-    reduced: float
-    copied: float
-    messages: float
-    classes: tuple[tuple[float, float, float], ...]
-
-
-def _round_coefficients(
-    parts: Sequence[_Part], cluster: RankNetwork, groups: Sequence[Ints]
-) -> _Coefficients | None:  # fmt: skip
-    """The numbers of one round's messages; None where there are none."""
-    capacity = cluster.capacity_bytes_per_s
-    loads = np.zeros(len(capacity))
-    senders = _Senders(len(capacity))
-    num_ranks = len(groups[0])
-    reduced, messages = np.zeros(num_ranks), np.zeros(num_ranks)
-    exchanged = 0.0
-    classes: list[tuple[float, float, float]] = []
-    for part in parts:
-        if not len(part.one):
-            continue
-        one, count = part.one, len(groups)
-        source = np.concatenate([group[one.source] for group in groups])
-        target = np.concatenate([group[one.target] for group in groups])
-        fraction = np.tile(one.fraction, count)
-        routes = cluster.routes(source, target)
-        loads += part.weight * routes.link_bytes(fraction, len(capacity))
-        senders.add(routes, source)
-        exchanged = max(exchanged, _exchanged(one))
-        reduced += part.weight * np.bincount(one.target, weights=one.reduced, minlength=num_ranks)
-        messages += part.weight * np.bincount(one.source, minlength=num_ranks)
-        place = np.full(len(source), part.place) if part.place is not None else _places(source, target)
-        classes += _worst_classes(routes.latency_s, 1.0 + place.astype(np.float64), fraction)
-    if not classes:
-        return None
-    if len(parts) > 1:
-        table = np.array(classes, dtype=np.float64)
-        classes = _worst_classes(table[:, 0], table[:, 1], table[:, 2])
-    per_byte_s = loads / capacity
-    return _Coefficients(
-        load_s_per_byte=float(per_byte_s.max(initial=0.0)),
-        shared_load_s_per_byte=float(per_byte_s[senders.several].max(initial=0.0)),
-        exchanged=exchanged,
-        reduced=float(reduced.max()),
-        copied=float(parts[0].one.copied),
-        messages=float(messages.max()),
-        classes=tuple(classes),
-    )
-
-
-class _Senders:
-    """Which links [L] messages of more than one sender go over."""
-
-    def __init__(self, num_links: int) -> None:
-        self.several = np.zeros(num_links, dtype=np.bool_)
-        self._seen = np.full(num_links, -1, dtype=np.int64)
-
-    def add(self, routes: Routes, source: Ints) -> None:
-        sender = np.repeat(source, np.diff(routes.offsets))
-        before = self._seen[routes.links]
-        self._seen[routes.links] = sender
-        other = (before >= 0) & (before != sender) | (self._seen[routes.links] != sender)
-        self.several[routes.links[other]] = True
-
-
-def _exchanged(one: Round) -> float:
-    """The largest message between two ranks that send to each other in this round, of m; 0 for none."""
-    n = int(max(one.source.max(), one.target.max())) + 1
-    if len(one) <= n and np.bincount(one.source).max() == 1:
-        partner = np.full(n, -1, dtype=np.int64)
-        partner[one.source] = one.target
-        both = partner[one.target] == one.source
-    else:
-        both = np.isin(one.source * n + one.target, one.target * n + one.source)
-    return float(one.fraction[both].max(initial=0.0))
-
-
-def _places(source: Ints, target: Ints) -> Ints:
-    """The larger of each message's places among those of its sender and of its receiver, from 0."""
-    return np.maximum(_place(source), _place(target))
-
-
-def _place(ranks: Ints) -> Ints:
-    if np.bincount(ranks).max() == 1:
-        return np.zeros(len(ranks), dtype=np.int64)
-    order = np.argsort(ranks, kind="stable")
-    ordered = ranks[order]
-    new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    positions = np.arange(len(ranks), dtype=np.int64)
-    places = np.empty(len(ranks), dtype=np.int64)
-    places[order] = positions - np.maximum.accumulate(np.where(new, positions, 0))
-    return places
-
-
-def _worst_classes(latency_s: Floats, place: Floats, fraction: Floats) -> list[tuple[float, float, float]]:
-    """The messages that no other exceeds in path latency, place and bytes at once."""
-    if place.min() == place.max() and fraction.min() == fraction.max():
-        return [(float(latency_s.max()), float(place[0]), float(fraction[0]))]
-    distinct = np.unique(np.stack([latency_s, place, fraction], axis=1), axis=0)
-    kept: list[tuple[float, float, float]] = []
-    for row in distinct[::-1]:  # falling latency
-        if not any(row[1] <= other[1] and row[2] <= other[2] for other in kept):
-            kept.append((float(row[0]), float(row[1]), float(row[2])))
-    return kept
-
-
-def _assemble(weights: dict[_Coefficients, float], num_ranks: int, *, sampled: bool) -> Price:
+def _assemble(weights: dict[Coefficients, float], num_ranks: int, *, sampled: bool) -> Price:
     rows = list(weights)
 
     def column(name: str) -> Floats:

@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from janus.errors import UserError
 from perfmodel.network.algorithms import RECIPES, make_schedule, options_of
-from perfmodel.network.closed_form import RankNetwork, price
+from perfmodel.network.closed_form import price
+from perfmodel.network.round_loads import RankNetwork
 from perfmodel.network.routes import Transport
 
 Floats = NDArray[np.float64]

@@ -201,9 +201,8 @@ def test_sampled_exchanges_are_near_the_exact_sum(algorithm, monkeypatch):
     )  # fmt: skip
     schedule = make_schedule("all_to_all", algorithm, 384)
     exact = price(schedule, cluster)
-    monkeypatch.setattr(closed_form, "EXACT_MESSAGES", 1000)
     monkeypatch.setattr(closed_form, "SAMPLED_SHIFTS", 64)
-    sampled = closed_form._priced(schedule, cluster, [np.arange(384)])
+    sampled = price(schedule, cluster, exact_messages=1000)
     assert sampled.sampled
     assert not exact.sampled
     assert sampled.num_rounds == pytest.approx(exact.num_rounds)
