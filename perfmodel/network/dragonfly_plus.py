@@ -11,12 +11,12 @@ import math
 
 import numpy as np
 
-from perfmodel.network.dragonfly import ROUTINGS
+from perfmodel.network.dragonfly import ROUTINGS, minimal_part
 from perfmodel.network.fabric import Crossing, Fabric, Ints, port_bundles, require
 
 
 class DragonflyPlus(Fabric):
-    """The part of a dragonfly+ that num_ports ports need: their groups, and groups for detours without ports.
+    """The part of a dragonfly+ that num_ports ports need: their leaves, and all groups where they fill several.
 
     groups, leaves_per_group, ports_per_leaf, spines_per_group: of the whole machine. links_per_group_pair: cables
     between any two groups, over all spines. port_bytes_per_s, leaf_bytes_per_s, global_bytes_per_s: of one cable of a
@@ -40,7 +40,7 @@ class DragonflyPlus(Fabric):
         global_bytes_per_s: float | None = None,
         leaf_cables: int = 1,
         routing: str = "adaptive",
-        minimal_share: float = 0.5,
+        minimal_share: float | None = None,
         paths: int = 4,
         wire_latency_s: float = 0.0,
         global_wire_latency_s: float | None = None,
@@ -50,15 +50,15 @@ class DragonflyPlus(Fabric):
         counts = (num_ports, groups, leaves_per_group, ports_per_leaf, spines_per_group, links_per_group_pair)
         require(name, min(*counts, leaf_cables) >= 1, "all counts must be at least 1")
         require(name, routing in ROUTINGS, f"routing {routing!r}: choose {', '.join(ROUTINGS)}")
-        require(name, 0 <= minimal_share <= 1, f"minimal_share is {minimal_share}: it must be between 0 and 1")
+        fits = minimal_share is None or 0 <= minimal_share <= 1
+        require(name, fits, f"minimal_share is {minimal_share}: it must be between 0 and 1")
         room = groups * self._per_group
         require(name, num_ports <= room, f"{num_ports} ports on {groups} groups with room for {room}")
         require(name, port_bytes_per_s > 0, f"port_bytes_per_s is {port_bytes_per_s}: it must be above 0")
-        self._direct = {"minimal": 1.0, "valiant": 0.0, "adaptive": minimal_share}[routing]
+        self._direct = minimal_part(routing, minimal_share)(groups)
         self._ports_per_leaf, self._paths = ports_per_leaf, paths
         self._used = -(-num_ports // self._per_group)
-        detours = 0 if routing == "minimal" or self._used == 1 else (paths or groups)
-        self._groups = min(groups, self._used + detours)
+        self._groups = self._used if routing == "minimal" or self._used == 1 else groups
         self._leaves = -(-num_ports // ports_per_leaf)
         self._leaves_per_group = leaves_per_group
         ports, leaves = np.arange(num_ports), np.arange(self._leaves)
@@ -103,7 +103,7 @@ class DragonflyPlus(Fabric):
         used = min(self._paths or others, others) if direct < 1 else 0
         for path in range(used):
             low, high = np.minimum(group, goal), np.maximum(group, goal)
-            middle = (turn * used + path) % others
+            middle = (turn + path * others // used) % others
             middle = middle + (middle >= low)
             middle = middle + (middle >= high)
             share = (1 - direct) / used

@@ -36,6 +36,8 @@ SMALL = {
     "dragonfly, minimal": ("dragonfly", DRAGONFLY | {"routing": "minimal"}, 48, 1),
     "dragonfly, Valiant": ("dragonfly", DRAGONFLY | {"routing": "valiant", "paths": 0}, 48, 1),
     "dragonfly, adaptive": ("dragonfly", DRAGONFLY | {"routing": "adaptive"}, 29, 1),
+    "dragonfly, all detours": ("dragonfly", DRAGONFLY | {"paths": 0, "links_per_group_pair": 4}, 48, 1),
+    "dragonfly, NICs on two switches": ("dragonfly", DRAGONFLY | {"switches_per_node": 2}, 17, 2),
     "dragonfly, one group": ("dragonfly", DRAGONFLY, 8, 1),
     "dragonfly+, minimal": ("dragonfly_plus", PLUS | {"routing": "minimal"}, 36, 1),
     "dragonfly+, Valiant": ("dragonfly_plus", PLUS | {"routing": "valiant", "paths": 0}, 36, 1),

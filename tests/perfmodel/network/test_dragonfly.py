@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from janus.errors import UserError
 from perfmodel.network.dragonfly import Dragonfly
 from perfmodel.network.dragonfly_plus import DragonflyPlus
 from tests.perfmodel.network.small_fabrics import all_pairs, hops, link_load, message_of_crossings
@@ -124,11 +125,36 @@ def test_global_cables_limit_the_bisection():
     assert plus(groups=4, num_ports=48, links_per_group_pair=40).bisection_bytes_per_s() == 24.0
 
 
-def test_groups_for_detours_are_built_without_ports():
-    fabric = dragonfly(groups=74, num_ports=16, routing="adaptive", paths=4)
-    assert fabric.num_vertices == 16 + (2 + 4) * 4
+def test_only_jobs_of_several_groups_build_switches_for_detours():
+    one = dragonfly(groups=74, num_ports=6, routing="adaptive")
+    two = dragonfly(groups=74, num_ports=16, routing="adaptive")
+    assert one.num_vertices == 6 + 4
+    assert two.num_vertices == 16 + 74 * 4
     assert dragonfly(groups=74, num_ports=16).num_vertices == 16 + 2 * 4
-    assert dragonfly(groups=74, num_ports=6, routing="adaptive").num_vertices == 6 + 4
+
+
+def test_adaptive_fills_direct_and_detour_cables_alike_where_a_group_sends_to_one_other():
+    """The default share 2 / n for n groups: all groups send to the next one, every cable has its part."""
+    fabric = dragonfly(routing="adaptive", minimal_share=None)
+    ports = np.arange(72)
+    leaves, enters, links = global_links(fabric, 8, 4)
+    load = link_load(fabric, ports, (ports + 8) % 72)[links]
+    direct = load[(enters - leaves) % 9 == 1]
+    np.testing.assert_allclose(direct, 8 * 2 / 9)
+    assert load[(enters - leaves) % 9 != 1].mean() == pytest.approx(8 * 2 / 9)
+
+
+def test_nics_of_a_node_on_several_switches():
+    """Four NICs of a node on four switches: NIC k of every node of the block is on switch k."""
+    numbers = {"num_ports": 16, "switches_per_group": 4, "ports_per_switch": 4, "nics_per_node": 4}
+    spread = dragonfly(**numbers, switches_per_node=4)
+    np.testing.assert_array_equal(spread.link_target[:16] - 16, np.arange(16) % 4)
+    together = dragonfly(**numbers)
+    np.testing.assert_array_equal(together.link_target[:16] - 16, np.arange(16) // 4)
+    on_two = dragonfly(**numbers, switches_per_node=2)
+    np.testing.assert_array_equal(on_two.link_target[:16] - 16, [0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3])
+    with pytest.raises(UserError, match="4 NICs of a node on 3 switches"):
+        dragonfly(**numbers, switches_per_node=3)
 
 
 def test_a_part_of_the_machine_has_the_cables_of_the_whole():
