@@ -127,10 +127,10 @@ def test_the_documentation_explains_every_name_of_a_file():
 def test_draw_says_what_is_in_the_picture(tmp_path, capsys):
     out = tmp_path / "fabric.svg"
     words = ["machines", "draw", "frontier", "--nodes", "8", "--out", str(out), "--set", "groups=2",
-             "--set", "switches_per_group=2", "--set", "ports_per_switch=8"]  # fmt: skip
+             "--set", "switches_per_group=4", "--set", "ports_per_switch=4", "--set", "routing=minimal"]  # fmt: skip
     assert main(words) == 0
-    # 8 nodes, 2 x 1 lines inside groups, 4 cables between the groups: each on its pair of switches, some on the same
-    assert "frontier, 8 nodes, 4 switches," in capsys.readouterr().out
+    # 8 x 4 NICs, 2 x 6 lines inside groups, 4 cables between the groups, each on its own pair of switches
+    assert capsys.readouterr().out == f"frontier, 8 nodes, 8 switches, 48 lines: {out}\n"
     assert out.exists()
 
 

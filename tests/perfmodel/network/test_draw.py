@@ -17,6 +17,8 @@ PICTURES = [
     ("lineshine", 16, {"children": [4, 4, 2], "parents": [1, 4, 4]},
      ["node to leaf: 2 x 100 GB/s", "leaf to level 2: 100 GB/s", "level 2 to level 3: 100 GB/s"]),
     ("frontier", 32, {"groups": 4, "switches_per_group": 4, "ports_per_switch": 8},
+     ["node to switch: 25 GB/s", "inside a group: 25 GB/s", "between groups: 25 GB/s"]),
+    ("frontier", 32, {"groups": 4, "switches_per_group": 4, "ports_per_switch": 8, "switches_per_node": 1},
      ["node to switch: 4 x 25 GB/s", "inside a group: 25 GB/s", "between groups: 25 GB/s"]),
     ("leonardo", 24, {"groups": 4, "leaves_per_group": 3, "ports_per_leaf": 4},
      ["node to leaf: 2 x 25 GB/s", "leaf to spines, 18 cables: 450 GB/s", "between groups, 18 cables: 450 GB/s"]),
@@ -90,5 +92,5 @@ def test_what_cannot_be_drawn_is_said_in_one_sentence(tmp_path):
         draw_machine(replace(frontier, fabric=None), 4, tmp_path / "none.svg")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        draw_machine(frontier, 1, tmp_path / "file" / "fabric.svg", {"switches_per_group": 2})
+        draw_machine(frontier, 1, tmp_path / "file" / "fabric.svg", {"switches_per_group": 4})
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
