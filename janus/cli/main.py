@@ -23,6 +23,7 @@ COMMANDS = {
     "model": "list the model presets and their parameter counts",
     "calibrate": "measure this host into a machine file",
     "machines": "list, show, check and draw machines",
+    "validate": "hold the network model against measured collectives",
     "plan": "pick a parallel layout before launch",
     "check": "prove that a parallel layout equals a single process",
     "train": "train a potential, alone or on many ranks",

@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 SCALE = 0.2
 MEBIBYTE = 2.0**20
 WIDE, NARROW = 1.0, 0.05
+WORTHWHILE = 1.0  # of the objective: what moving a step must gain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def fit_transport(cases: Sequence[Case], progress: Callable[[], None] | None = N
     for name, grid in STEPS.items():
         for position in grid[1:]:
             tried, objective = _search(cases, target_s, values | {name: position})
-            if objective < best:
+            if objective < best - WORTHWHILE:
                 values, best = tried, objective
             if progress is not None:
                 progress()

@@ -60,7 +60,7 @@ def make_cases(
         if isinstance(way, str):
             left_out[one] = way
             continue
-        key: Key = (*_job(one), one.name, way.algorithm, one.file, one.notes)
+        key: Key = (*_job(one), one.name, way.algorithm, _options(way), one.file, one.notes)
         groups.setdefault(key, []).append(one)
         ways[key] = way
     if progress is not None:
@@ -69,7 +69,7 @@ def make_cases(
     prices: dict[Key, Price | str] = {}
     for key, members in groups.items():
         way = ways[key]
-        job = (*_job(members[0]), way.algorithm, tuple(sorted(way.options.items())))
+        job = (*_job(members[0]), way.algorithm, _options(way))
         if job not in prices:
             prices[job] = _priced(members[0], way)
         found = prices[job]
@@ -86,12 +86,17 @@ def _job(one: Measurement) -> Key:
     return one.system, one.stack, one.collective, one.num_nodes, one.ranks_per_node, one.torus
 
 
+def _options(way: Implementation) -> Key:
+    return tuple(sorted(way.options.items()))
+
+
 def _priced(one: Measurement, way: Implementation) -> Price | str:
     """The price, or why there is none."""
     if way.algorithm in QUADRATIC and one.num_ranks > MOST_RANKS_QUADRATIC:
         return f"one message per block among more than {MOST_RANKS_QUADRATIC:,} ranks: too many to price"
     try:
-        schedule = make_schedule(one.collective, way.algorithm, one.num_ranks, **way.options)
+        options = {"ranks_per_node": one.ranks_per_node} | dict(way.options)
+        schedule = make_schedule(one.collective, way.algorithm, one.num_ranks, **options)
         return price(schedule, cluster_of(one))
     except UserError as error:
         return f"cannot be built: {error}"

@@ -50,7 +50,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {
             algorithm="bine", buffers=(0.5,), copied=1.0)),
         **_same("bine_block_by_block_over bine_block_by_block_any_even", Implementation(
             algorithm="bine_blocks", buffers=(0.5,), copied=1.0)),
-        **_same("allreduce_nccl_ring", Implementation(algorithm="ring")),
+        **_same("allreduce_nccl_ring", Implementation(algorithm="multi_rail_ring")),
         **_same("allreduce_nccl_tree", Implementation(algorithm="double_binary_tree")),
     },
     "all_gather": {
@@ -115,6 +115,8 @@ _REASONS: tuple[tuple[str, str, str], ...] = (  # system, pattern of the name, w
     ("", r"bine_bdw_.*segmented", "messages cut in segments that overlap with reductions: not in the model"),
     ("", r".*(bine|swing|BINE|SWING)", "variant of a Bine tree that is not in the model"),
 )  # fmt: skip
+NCCL_SEGMENT_BYTES = 512 * 1024  # assumed: what one tree moves at a time; NCCL's buffers are 4 MiB in 8 slots
+NCCL_MOST_SEGMENTS = 64
 UNKNOWN_NAME = "the schedule of this name is not known"
 
 
@@ -126,9 +128,19 @@ def implementation_of(measurement: Measurement) -> Implementation | str:
         return known["recursive_doubling_ompi"]  # what the ring's code does with fewer items than ranks
     if "allg scatter is old raben" in measurement.notes and measurement.name == "allgather_reduce_ompi":
         return known["rabenseifner_ompi"]  # a library rebuilt for that run, as its notes say
+    if measurement.name == "allreduce_nccl_tree" and measurement.name in known:
+        return _nccl_tree(measurement)
     if measurement.name in known:
         return known[measurement.name]
     for system, pattern, reason in _REASONS:
         if system in ("", measurement.system) and re.match(pattern, measurement.name):
             return reason
     return UNKNOWN_NAME
+
+
+def _nccl_tree(measurement: Measurement) -> Implementation:
+    """Two trees on each rail, their parts cut in segments."""
+    rails = measurement.ranks_per_node
+    wanted = round(measurement.size_bytes / (2 * rails * NCCL_SEGMENT_BYTES))
+    segments = 1 << (min(max(wanted, 1), NCCL_MOST_SEGMENTS).bit_length() - 1)
+    return Implementation(algorithm="double_binary_tree", options={"rails": rails, "num_segments": segments})

@@ -24,10 +24,12 @@ HOST_MEMORY_BYTES_PER_S = 8e9  # assumed: one rank's message to another of its n
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSystem:
     """machine: its name in the catalogue. node_stride: the job's nodes are every so many of consecutive ones.
-    overrides: numbers of the fabric that differ from the machine file's, for what one rank could use."""
+    overrides: numbers of the fabric that differ from the machine file's, up to so many nodes: what one rank could use,
+    and in place of what the file has from larger measurements."""
 
     machine: str
     node_stride: int = 1
+    overrides_up_to: int = 1 << 30
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -38,9 +40,10 @@ SYSTEMS: dict[str, MeasuredSystem] = {
     # one message uses one of the six interfaces of a node: 6.3 of 6.8 GB/s measured
     "fugaku": MeasuredSystem(machine="fugaku", overrides={"port_bytes_per_s": 6.8e9}),
     # CRAB: the measured nodes are every second of the job's, the others run the aggressor. Taper of the leaves from 32
-    # nodes (two leaves of 16), the largest that is fitted; above the leaves nothing is known: no taper.
+    # nodes (two leaves of 16), the largest that is fitted; above the leaves nothing is known from there: no taper. The
+    # machine file has the upper taper from 128 nodes, which holds for larger jobs.
     "cresco8": MeasuredSystem(
-        machine="cresco8", node_stride=2, overrides={"children": (32, 24), "taper": 5.5}
+        machine="cresco8", node_stride=2, overrides={"children": (32, 24), "taper": 5.5}, overrides_up_to=128
     ),
 }  # fmt: skip
 
@@ -58,8 +61,8 @@ def machine_of(system: str) -> Machine | None:
 
 
 def cluster_of(measurement: Measurement) -> Cluster:
-    """The nodes and ranks of a measurement on its system's fabric: one NIC per node, all of them for NCCL. An unknown
-    system is one switch of 25 GB/s ports."""
+    """The nodes and ranks of a measurement on its system's fabric. The ranks of a node share one NIC, but for NCCL, which
+    has them on all. An unknown system is one switch of 25 GB/s ports."""
     nodes = measurement.num_nodes
     machine = machine_of(measurement.system)
     system = SYSTEMS.get(measurement.system, MeasuredSystem(machine=""))
@@ -68,11 +71,14 @@ def cluster_of(measurement: Measurement) -> Cluster:
     numbers: dict[str, Any] = {"port_bytes_per_s": GENERIC_PORT_BYTES_PER_S}
     inside_s = 1e-6
     if machine is not None and machine.fabric is not None:
-        family, numbers = machine.fabric.family, dict(machine.fabric.numbers) | dict(system.overrides)
+        family, numbers = machine.fabric.family, dict(machine.fabric.numbers)
+        numbers |= system.overrides if nodes <= system.overrides_up_to else {}
         if measurement.stack != "mpi" and measurement.stack != "crab":
             inside_bytes_per_s = machine.network.node_bytes_per_s or inside_bytes_per_s
-        if measurement.stack == "nccl":
+        if measurement.stack == "nccl" or measurement.ranks_per_node == 1:
             nics = machine.network.nics_per_node or 1
+        elif "switches_per_node" in numbers:
+            numbers["switches_per_node"] = 1
     if family == "tofu_d" and measurement.torus:
         numbers["job_shape"] = _three(measurement.torus)
     node_numbers = system.node_stride * np.arange(nodes, dtype=np.int64)
