@@ -123,6 +123,9 @@ SMALL_CUTS = {
     "tapered tree": ("fat_tree", TREE | {"children": (3, 4), "parents": (1, 3), "taper": 4.0}, 12),
     "slim static tree": ("fat_tree", TREE | {"children": (2, 2, 3), "parents": (1, 2, 1), "routing": "d-mod-k"}, 12),
     "tree, filled in part": ("fat_tree", TREE | {"children": (4, 4), "parents": (1, 4), "taper": 3.0}, 10),
+    "both halves in one subtree": (
+        "fat_tree", TREE | {"children": (2, 3, 2), "parents": (1, 1, 1), "taper": (1.0, 6.0)}, 8,
+    ),
     "ring": ("torus", TORUS | {"shape": (12,)}, 12),
     "odd ring": ("torus", TORUS | {"shape": (7,)}, 7),
     "torus": ("torus", TORUS | {"shape": (4, 3)}, 12),
