@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,7 @@ from perfmodel.network import algorithms_exchange as exchange
 from perfmodel.network import algorithms_gather as gather
 from perfmodel.network import algorithms_levels as levels
 from perfmodel.network import algorithms_reduce as reduce
+from perfmodel.network import algorithms_torus as torus
 from perfmodel.network import algorithms_tree as tree
 from perfmodel.network.algorithms_steps import Floats, Recipe, StepSchedule, schedule_of
 
@@ -36,6 +38,7 @@ RECIPES: dict[str, dict[str, Callable[..., Recipe]]] = {
         "two_level": levels.all_reduce,
         "leader": levels.leader,
         "multi_rail_ring": levels.multi_rail_all_reduce,
+        "bucket": torus.all_reduce,
         "bine": bine.all_reduce,
         "bine_permuted": bine.permuted(bine.all_reduce),
         "bine_blocks": bine.block_by_block(bine.all_reduce),
@@ -51,6 +54,7 @@ RECIPES: dict[str, dict[str, Callable[..., Recipe]]] = {
         "gather_broadcast": gather.gather_broadcast,
         "two_level": levels.all_gather,
         "multi_rail_ring": levels.multi_rail_all_gather,
+        "bucket": torus.all_gather,
         "bine": bine.all_gather,
         "bine_permuted": bine.permuted(bine.all_gather),
         "bine_blocks": bine.block_by_block(bine.all_gather),
@@ -63,6 +67,7 @@ RECIPES: dict[str, dict[str, Callable[..., Recipe]]] = {
         "reduce_then_scatter": reduce.reduce_then_scatter,
         "two_level": levels.reduce_scatter,
         "multi_rail_ring": levels.multi_rail_reduce_scatter,
+        "bucket": torus.reduce_scatter,
         "bine": bine.reduce_scatter,
         "bine_permuted": bine.permuted(bine.reduce_scatter),
         "bine_blocks": bine.block_by_block(bine.reduce_scatter),
@@ -84,6 +89,7 @@ RECIPES: dict[str, dict[str, Callable[..., Recipe]]] = {
         "chain": tree.chain,
         "scatter_allgather": tree.scatter_allgather,
         "scatter_ring": tree.scatter_ring,
+        "leader": levels.broadcast,
         "bine": bine.broadcast_tree,
         "bine_scatter_allgather": bine.broadcast_scatter_allgather,
     },
@@ -133,8 +139,8 @@ def make_schedule(
     traffic_matrix: float64 [n, n], all_to_all only: what the row's rank sends to the column's, any unit; m is then the
     largest row sum. options: those of the algorithm (``options_of``): num_segments (pipelines), radix (knomial, bruck),
     window (linear_sync), order (pairwise: "shift" or "xor"), between (two_level, leader), rails (double_binary_tree),
-    ranks_per_node; that one is accepted and ignored where the algorithm does not know nodes. Raises UserError for an
-    unknown name or an impossible number.
+    shape (bucket: a tuple), ranks_per_node; that one is accepted and ignored where the algorithm does not know nodes.
+    Raises UserError for an unknown name or an impossible number.
     """
     _known(collective, algorithm)
     allowed = options_of(collective, algorithm)
@@ -159,13 +165,16 @@ def _check_options(
         if name not in allowed:
             known = ", ".join(allowed) or "none"
             raise UserError(f"{what} has no option {name!r}: its options are {known}")
-        if not isinstance(value, str) and value < (2 if name == "radix" else 1):
+        if isinstance(value, int | float) and value < (2 if name == "radix" else 1):
             raise UserError(f"{what}: {name} is {value}: give {2 if name == 'radix' else 1} or more")
     if num_ranks % options.get("ranks_per_node", 1):
         raise UserError(
             f"{what}: {num_ranks} ranks are no multiple of {options['ranks_per_node']} ranks per node: "
             "use full nodes, or an algorithm on one level"
         )
+    shape = tuple(options.get("shape", ())) or (num_ranks,)
+    if min(shape) < 1 or math.prod(shape) != num_ranks:
+        raise UserError(f"{what}: shape {shape} has {math.prod(shape)} places: it must have {num_ranks}, one per rank")
     between = options.get("between", "ring")
     if between not in levels.BETWEEN:
         raise UserError(f"{what}: between nodes {between!r}: use one of {', '.join(levels.BETWEEN)}")

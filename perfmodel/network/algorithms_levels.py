@@ -2,9 +2,9 @@
 
 It owns their messages, not their price. Ranks are numbered node by node, ranks_per_node = q to a node, N = n/q nodes.
 
-Sources: two levels: Thakur, Rabenseifner, Gropp 2005 (10.1177/1094342005051521), Hasanov et al. 2015
-(10.1016/j.jpdc.2014.09.002); leaders: MPICH's and Open MPI's SMP-aware collectives; node aggregation: Kumar et al. 2008
-(10.1109/ICPP.2008.37), with all ranks of a node taking part; several rails: NCCL's channels, one ring per NIC.
+Sources: two levels: Thakur, Rabenseifner, Gropp 2005 (10.1177/1094342005051521), section on SMPs; leaders: MPICH's and
+Open MPI's SMP-aware collectives; node aggregation: Kumar et al. 2008 ("Scaling alltoall collective on multi-core
+systems", IPDPS), with all ranks of a node taking part; several rails: NCCL's channels, one ring per NIC.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from perfmodel.network import algorithms_gather as gather
 from perfmodel.network import algorithms_reduce as reduce
+from perfmodel.network import algorithms_tree as tree
 from perfmodel.network.algorithms_steps import (
     Blocks,
     Floats,
@@ -103,6 +104,18 @@ def leader(num_ranks: int, *, ranks_per_node: int = 1, between: str = "recursive
         inner, nodes[:, :1].T, lambda _, block: np.array([block]), num_blocks=len(whole), scale=1.0
     )  # fmt: skip
     return in_sequence(len(whole), in_node(0, half), across, in_node(half, 2 * half))
+
+
+def broadcast(num_ranks: int, *, ranks_per_node: int = 1) -> Recipe:
+    """Binomial broadcast among the nodes' first ranks, then in every node."""
+    nodes = _nodes(num_ranks, ranks_per_node)
+    parts = [
+        within_groups(
+            tree.binomial(groups.shape[1]), groups, lambda _, block: np.array([block]), num_blocks=1, scale=1.0
+        )
+        for groups in (nodes[:, :1].T, nodes)
+    ]
+    return in_sequence(1, *parts)
 
 
 def rail_orders(num_ranks: int, ranks_per_node: int) -> Ints:

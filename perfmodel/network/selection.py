@@ -345,8 +345,12 @@ class Best:
         return [self.candidates[index] for index in self.index]
 
 
-def candidates(collective: str, num_ranks: int, ranks_per_node: int = 1) -> list[Choice]:
-    """All known algorithms for a collective; pipelines at several segmentations, levels where there are nodes."""
+def candidates(
+    collective: str, num_ranks: int, ranks_per_node: int = 1, shape: tuple[int, ...] = ()
+) -> list[Choice]:  # fmt: skip
+    """All known algorithms for a collective; pipelines at several segmentations, levels where there are nodes,
+    buckets where the ranks have a shape.
+    """
     _check(collective)
     found = []
     for algorithm in RECIPES[collective]:
@@ -355,7 +359,13 @@ def candidates(collective: str, num_ranks: int, ranks_per_node: int = 1) -> list
             continue
         if "ranks_per_node" in options and algorithm != "double_binary_tree" and ranks_per_node == 1:
             continue
-        fixed = {"ranks_per_node": ranks_per_node} if "ranks_per_node" in options and ranks_per_node > 1 else {}
+        if "shape" in options and not shape:
+            continue
+        fixed: dict[str, Any] = {"shape": shape} if "shape" in options else {}
+        if "ranks_per_node" in options and ranks_per_node > 1:
+            fixed["ranks_per_node"] = ranks_per_node
+        if "rails" in options and ranks_per_node > 1:
+            fixed["rails"] = ranks_per_node
         cut = SEGMENTS if "num_segments" in options and algorithm != "segmented_ring" else (None,)
         found += [
             Choice(algorithm=algorithm, options=fixed if count is None else {**fixed, "num_segments": count})
@@ -366,16 +376,18 @@ def candidates(collective: str, num_ranks: int, ranks_per_node: int = 1) -> list
 
 def best(
     collective: str, cluster: RankNetwork, sizes_bytes: ArrayLike, transport: Transport, *,
-    group: ArrayLike | None = None, ranks_per_node: int = 1, among: Sequence[Choice] | None = None,
+    group: ArrayLike | None = None, ranks_per_node: int = 1, shape: tuple[int, ...] = (),
+    among: Sequence[Choice] | None = None,
 ) -> Best:  # fmt: skip
     """The fastest algorithm by the closed form for each size, [sizes] bytes.
 
     group: ranks of the cluster (default: all). ranks_per_node: of the group, whose ranks are then node by node; 1
-    leaves out the algorithms that know nodes. among: the choices to compare (default: ``candidates``).
+    leaves out the algorithms that know nodes. shape: of the ranks on a torus. among: the choices to compare (default:
+    ``candidates``).
     """
     ranks = np.arange(cluster.num_ranks) if group is None else np.asarray(group, dtype=np.int64)
     sizes = np.atleast_1d(np.asarray(sizes_bytes, dtype=np.float64))
-    priced = list(among) if among is not None else candidates(collective, len(ranks), ranks_per_node)
+    priced = list(among) if among is not None else candidates(collective, len(ranks), ranks_per_node, shape)
     times_s = np.stack([
         price(make_schedule(collective, one.algorithm, len(ranks), **one.options), cluster, ranks)
         .time_s(sizes, transport)

@@ -1,5 +1,7 @@
 """Schedules executed symbolically: every rank ends with what the collective defines, each contribution once."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,9 @@ from janus.errors import UserError
 from perfmodel.network.algorithms import ALGORITHMS, make_schedule, options_of
 from perfmodel.network.algorithms_steps import power_below, rounds_of_doubling
 from perfmodel.network.algorithms_tree import depths, double_tree_parents
+from perfmodel.network.cluster import Cluster
+from perfmodel.network.fabric import build_fabric
+from tests.perfmodel.network.small_fabrics import TORUS
 
 SIZES = [*range(1, 18), 32]
 
@@ -96,6 +101,10 @@ def variants(collective, algorithm, num_ranks):
         yield {"order": "xor"}
     nodes = [q for q in range(2, num_ranks + 1) if num_ranks % q == 0] if "ranks_per_node" in options else []
     yield from ({"ranks_per_node": q} for q in nodes)
+    if "shape" in options:
+        yield from ({"shape": (num_ranks // q, q)} for q in range(2, num_ranks + 1) if num_ranks % q == 0)
+        if num_ranks == 12:
+            yield {"shape": (2, 3, 2)}
     if "between" in options:
         yield from ({"ranks_per_node": q, "between": "ring"} for q in nodes)
     if "rails" in options:
@@ -195,6 +204,25 @@ def test_levels_send_less_between_nodes(n, q):
     assert aggregated.num_rounds == q - 1 + nodes - 1
 
 
+def test_buckets_send_to_neighbours_only():
+    schedule = make_schedule("all_reduce", "bucket", 36, shape=(4, 3, 3))
+    assert schedule.num_rounds == 2 * (3 + 2 + 2)
+    assert bytes_of(schedule)[1] == pytest.approx(2 * 35 / 36)
+    cluster = Cluster(
+        num_nodes=36, ranks_per_node=1, nics_per_node=1, node_bytes_per_s=1.0, node_latency_s=0.0,
+        fabric=build_fabric("torus", TORUS | {"shape": (4, 3, 3)}, num_nodes=36, nics_per_node=1),
+    )  # fmt: skip
+    for one in schedule.rounds():
+        assert np.all(np.diff(cluster.routes(one.source, one.target).offsets) == 3)  # out, one hop, in
+
+
+def test_the_manual_names_every_algorithm():
+    text = (Path(__file__).parents[3] / "docs" / "network.md").read_text(encoding="utf-8")
+    for collective, known in ALGORITHMS.items():
+        section = text.split(f"\n| {collective} |")[1].split("\n\n")[0].split("\n| all_", 1)[0]
+        assert not [name for name in known if f"`{name}`" not in section and not name.startswith("bine_")], collective
+
+
 def test_double_tree_leaves_no_rank_inside_both():
     for n in range(2, 40):
         trees = double_tree_parents(n, 1, 1)
@@ -266,6 +294,7 @@ def test_the_same_arguments_give_the_same_schedule():
         (("all_reduce", "two_level", 10), {"ranks_per_node": 4}, "no multiple of 4"),
         (("all_reduce", "two_level", 8), {"ranks_per_node": 4, "between": "tree"}, "rabenseifner, ring"),
         (("all_reduce", "double_binary_tree", 8), {"rails": 2}, "at most the ranks per node"),
+        (("all_reduce", "bucket", 6), {"shape": (2, 2)}, "4 places: it must have 6"),
         (("all_to_all", "pairwise", 6), {"order": "xor"}, "power of two"),
         (("all_reduce", "ring", 4), {"traffic_matrix": np.ones((4, 4))}, "only all_to_all"),
         (("all_to_all", "pairwise", 4), {"traffic_matrix": np.ones((3, 4))}, r"must be \[4, 4\]"),

@@ -134,9 +134,9 @@ def switch(num_nodes, ranks_per_node=1, nics=1):
 @pytest.mark.parametrize("collective", RECIPES)
 def test_best_is_the_minimum_over_all_candidates(collective):
     cluster, sizes = switch(4, 4, 4), np.array([8.0, 1e4, 1e8])
-    found = best(collective, cluster, sizes, TRANSPORT, ranks_per_node=4)
+    found = best(collective, cluster, sizes, TRANSPORT, ranks_per_node=4, shape=(4, 4))
     assert {one.algorithm for one in found.candidates} == set(RECIPES[collective])
-    for one in candidates(collective, 16, 4):
+    for one in candidates(collective, 16, 4, (4, 4)):
         schedule = make_schedule(collective, one.algorithm, 16, **one.options)
         assert np.all(price(schedule, cluster).time_s(sizes, TRANSPORT) >= found.time_s)
     assert len(found.choices) == 3
