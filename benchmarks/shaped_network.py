@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,12 +34,13 @@ from typing import Any
 from shaped.shape import MEGABIT_BYTES, Shape
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
-MESSAGE_SIZES = (1 << 10, 256 << 10, 1 << 20)
+MESSAGE_SIZES = (1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 SIZES = {64 << 10: 11, 256 << 10: 9, 1 << 20: 7, 4 << 20: 5, 16 << 20: 3}  # bytes -> repetitions
 QUICK_SIZES = {64 << 10: 5, 1 << 20: 5}
 LARGEST_BESIDE_WORLD = 4 << 20
 JUDGED_BYTES = 1 << 20
 AIM = 0.10
+LARGEST_MBIT = 200.0
 TIMEOUT_S = 1800.0
 # Setting -> library, its variables. IALLTOALLV sched_blocked posts all messages at once (up to 32).
 MPI_SETTINGS: dict[str, dict[str, str]] = {
@@ -178,8 +180,10 @@ def print_tables(shape: Shape, document: Mapping[str, Any]) -> None:
             f"{found['median_error']:.1%}, bias {found['bias']:+.1%}, largest {found['largest_error']:.1%}"
         )
     switch = document["switch"]
-    print(f"switch: {switch['packets']:.0f} packets, {switch['dropped']:.0f} dropped, "
-          f"at most {1e3 * switch['largest_lateness_s']:.1f} ms late")  # fmt: skip
+    print(
+        f"switch: {switch['packets']:.0f} packets, {switch['dropped']:.0f} dropped, {switch['resent']:.0f} sent again, "
+        f"at most {1e3 * switch['largest_lateness_s']:.1f} ms late"
+    )
 
 
 def read_options() -> argparse.Namespace:
@@ -191,7 +195,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rack-mbit", type=float, default=40.0, help="rate of a rack's uplink, each way")
     parser.add_argument("--cable-delay-us", type=float, default=250.0, help="delay of every cable")
     parser.add_argument("--on-ranks", metavar="JOB", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name, mbit in (("--host-mbit", options.host_mbit), ("--rack-mbit", options.rack_mbit)):
+        if not 0 < mbit <= LARGEST_MBIT:
+            parser.error(f"{name} {mbit:g}: give more than 0 and at most {LARGEST_MBIT:g}; two cores feed no more")
+    return options
 
 
 def stopped(number: int, _: object) -> None:
@@ -211,8 +219,8 @@ def main() -> int:
     if reason is not None:
         print(f"shaped_network: {reason}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, stopped)
-    signal.signal(signal.SIGHUP, stopped)
+    for request in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(request, stopped)
     shape = Shape(
         host_bytes_per_s=options.host_mbit * MEGABIT_BYTES, rack_bytes_per_s=options.rack_mbit * MEGABIT_BYTES,
         cable_delay_s=1e-6 * options.cable_delay_us,
@@ -223,6 +231,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("shaped_network: stopped, nothing is left behind", file=sys.stderr)
         return 130
+    except (RuntimeError, subprocess.SubprocessError) as error:
+        print(f"shaped_network: {error}", file=sys.stderr)
+        return 1
     document = {
         **provenance(), "shape": asdict(shape), "oversubscription": shape.oversubscription, "switch": switch,
         "summary": summary(results), "results": results,

@@ -70,7 +70,11 @@ def run_mpi(
 
 def launcher_script(words_on: Mapping[str, Sequence[str]]) -> str:
     """A shell script that takes ssh's words (options, host, command) and runs the command on the host."""
-    cases = "\n".join(f'{name}) exec {" ".join(words)} sh -c "$*" ;;' for name, words in words_on.items())
+    # Hydra's process on the host ends with mpiexec
+    cases = "\n".join(
+        f'{name}) exec setpriv --pdeathsig KILL {" ".join(words)} sh -c "exec $*" ;;'
+        for name, words in words_on.items()
+    )
     return (
         '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nhost=$1\nshift\n'
         f'case "$host" in\n{cases}\n*) echo "no host $host" >&2; exit 1 ;;\nesac\n'

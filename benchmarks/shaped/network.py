@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -27,17 +28,18 @@ from typing import Self
 
 import numpy as np
 
-from shaped.shape import Shape
-from shaped.switch import STATISTICS
+from shaped.lifetime import end_with_parent
+from shaped.shape import STATISTICS, Shape
 
 DEVICE = "net0"
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
-PR_SET_PDEATHSIG = 1
-START_TIMEOUT_S = 120
-# windows wide enough for every path, narrow enough that queues stay short; no idle connection starts slowly again
+RESEND_AFTER = "5s"  # nothing is lost, but a queue can be longer than the 200 ms after which TCP would think so
+# Windows wide enough for every path and for a rank that wakes late, narrow enough that what a packet acknowledges is
+# never so old when it arrives that the kernel discards it (RFC 5961: older than the widest window); no idle connection
+# starts slowly again.
 KERNEL_SETTINGS = {
     "tcp_congestion_control": "reno", "tcp_slow_start_after_idle": "0", "tcp_no_metrics_save": "1",
-    "tcp_wmem": "4096 65536 262144", "tcp_rmem": "4096 131072 1048576",
+    "tcp_wmem": "4096 65536 131072", "tcp_rmem": "4096 1048576 4194304",
 }  # fmt: skip
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -48,19 +50,16 @@ def why_not() -> str | None:
         return f"the shaped network needs Linux, this is {sys.platform}: run it on a Linux host as root"
     if os.geteuid() != 0:
         return "the shaped network needs root for namespaces and TUN devices: run it as root"
-    missing = [name for name in ("ip", "unshare", "nsenter", "mount") if shutil.which(name) is None]
+    missing = [name for name in ("ip", "unshare", "nsenter", "setpriv", "chrt", "mount") if shutil.which(name) is None]
     if missing:
         return f"the shaped network needs {' and '.join(missing)}: install iproute2 and util-linux"
     if not Path("/dev/net/tun").exists():
         return "the shaped network needs /dev/net/tun: load the kernel's module tun"
     if subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], capture_output=True, check=False).returncode:
         return "the kernel refuses new network namespaces (a container without CAP_SYS_ADMIN?): run it on the host"
+    if subprocess.run(["chrt", "--fifo", "2", "true"], capture_output=True, check=False).returncode:
+        return "the kernel refuses real-time scheduling (a container without CAP_SYS_NICE?): run it on the host"
     return None
-
-
-def end_with_parent() -> None:
-    """To be called in a child before it starts its program."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ShapedNetwork:
@@ -106,8 +105,9 @@ class ShapedNetwork:
         return self.folder / "hosts"
 
     def statistics(self) -> dict[str, float]:
-        """Of the switch so far, by the names in ``STATISTICS``."""
-        return dict(zip(STATISTICS, self._statistics.tolist(), strict=True))
+        """Of the switch so far, by the names in ``STATISTICS``, and the TCP segments that hosts have sent again."""
+        resent = sum(_segments_sent_again(holder.pid) for holder in self._holders)
+        return {**dict(zip(STATISTICS, self._statistics.tolist(), strict=True)), "resent": resent}
 
     def words_on(self, host: int) -> list[str]:
         """The words that put a command on a host."""
@@ -125,8 +125,18 @@ class ShapedNetwork:
             preexec_fn=end_with_parent, stdout=output,
         )  # fmt: skip
 
+    def residents(self) -> list[int]:
+        """Processes on the hosts, but for those that hold the namespaces."""
+        namespaces = {_network_of(holder.pid) for holder in self._holders} - {None}
+        holders = {holder.pid for holder in self._holders}
+        processes = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        return [pid for pid in processes if pid not in holders and _network_of(pid) in namespaces]
+
     def close(self) -> None:
-        """End the switch and the hosts; what runs on them ends with this process, or is its starter's to stop."""
+        """End whatever runs on the hosts, the switch and the hosts."""
+        for pid in self.residents():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in [*([self._switch] if self._switch else []), *self._holders]:
             process.kill()
             process.wait()
@@ -163,7 +173,8 @@ class ShapedNetwork:
         settings = " && ".join(f"echo {value} > /proc/sys/net/ipv4/{name}" for name, value in KERNEL_SETTINGS.items())
         commands = (
             f"ip link set {DEVICE} mtu {self.shape.packet_bytes} txqueuelen 10000 up && "
-            f"ip addr add {self.shape.address(host)}/24 dev {DEVICE} && {settings}"
+            f"ip addr add {self.shape.address(host)}/24 dev {DEVICE} && {settings} && "
+            f"ip route change 10.77.0.0/24 dev {DEVICE} src {self.shape.address(host)} rto_min {RESEND_AFTER}"
         )
         subprocess.run([*self.words_on(host), "sh", "-c", commands], check=True)
 
@@ -176,6 +187,21 @@ class ShapedNetwork:
         )  # fmt: skip
         _expect_ready(switch, "the switch")
         return switch
+
+
+def _segments_sent_again(pid: int) -> int:
+    """TCP's RetransSegs in the network namespace of a process."""
+    lines = Path(f"/proc/{pid}/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+    return int(values[names.index("RetransSegs")])
+
+
+def _network_of(pid: int) -> str | None:
+    """The network namespace of a process; None where it has ended."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/net").readlink())
+    except OSError:
+        return None
 
 
 def _inside(namespace: str, make: Callable[[], int]) -> int:

@@ -20,8 +20,6 @@ from perfmodel.network.flow_events import simulate
 from perfmodel.network.routes import Transport
 from shaped.shape import Shape
 
-EAGER_BYTES = 32 << 10  # between the calibration's short and long messages; no judged message is near it
-
 # What the libraries do, by the name of the setting. gloo as torch 2.13 calls it (gloo/allreduce.cc, allgather.cc,
 # alltoallv.cc; its reduce-scatter is an all-reduce). MPICH 5: as ``MPI_SETTINGS`` in shaped_network.py forces it.
 ALGORITHMS: dict[str, dict[str, tuple[str, str]]] = {
@@ -58,26 +56,37 @@ def alone_s(shape: Shape, pair: Sequence[int], size_bytes: float) -> tuple[float
     return sum(shape.delays()[link] for link in path), size_bytes / min(shape.rates()[link] for link in path)
 
 
+def wire_s(shape: Shape, pair: Sequence[int], size_bytes: float, link_fraction: float) -> float:
+    """Delays and bytes of one message alone [s]."""
+    delay_s, bytes_s = alone_s(shape, pair, size_bytes)
+    return delay_s + bytes_s / link_fraction
+
+
 def calibrate(shape: Shape, messages: Sequence[Mapping[str, Any]], reduction_bytes_per_s: float) -> Transport:
     """The library's constants from one-way times of messages: rows of pair, size_bytes and seconds (repetitions).
 
-    Each pair has a shortest size, eager, and two longer ones: their difference gives the part of the rate that
-    payload reaches, what is left of the shortest the overhead, of the second one the handshake.
+    The two longest sizes give the part of the rate that payload reaches. What a size takes beyond delays and bytes is
+    the library's: of the shortest size its overhead, of the second longest the handshake too. Messages count as eager
+    up to the size whose time beyond is nearer to the overhead.
     """
-    fractions, overheads_s, left_s = [], [], []
-    for pair in sorted({tuple(row["pair"]) for row in messages}):
-        times_s = {row["size_bytes"]: median(row["seconds"]) for row in messages if tuple(row["pair"]) == pair}
-        short, middle, long = sorted(times_s)
-        assert short < EAGER_BYTES < middle, (short, EAGER_BYTES, middle)
-        fraction = alone_s(shape, pair, long - middle)[1] / (times_s[long] - times_s[middle])
-        fractions.append(fraction)
-        for size_bytes, found in ((short, overheads_s), (middle, left_s)):
-            delay_s, bytes_s = alone_s(shape, pair, size_bytes)
-            found.append(times_s[size_bytes] - delay_s - bytes_s / fraction)
-    overhead_s = max(0.0, float(np.mean(overheads_s)))
+    times_s = {(tuple(row["pair"]), row["size_bytes"]): median(row["seconds"]) for row in messages}
+    pairs = sorted({pair for pair, _ in times_s})
+    *shorter, middle, long = sorted({size for _, size in times_s})
+    fractions = [
+        alone_s(shape, pair, long - middle)[1] / (times_s[pair, long] - times_s[pair, middle]) for pair in pairs
+    ]
+    beyond_s = {
+        size: float(np.mean([
+            times_s[pair, size] - wire_s(shape, pair, size, part) for pair, part in zip(pairs, fractions, strict=True)
+        ]))
+        for size in (*shorter, middle)
+    }  # fmt: skip
+    overhead_s, long_s = beyond_s[shorter[0]], beyond_s[middle]
+    eager = [size for size in shorter if abs(beyond_s[size] - overhead_s) <= abs(beyond_s[size] - long_s)]
     return Transport(
-        overhead_s=overhead_s, link_fraction=min(1.0, float(np.mean(fractions))), eager_bytes=EAGER_BYTES,
-        rendezvous_s=max(0.0, float(np.mean(left_s)) - overhead_s), reduction_bytes_per_s=reduction_bytes_per_s,
+        overhead_s=max(0.0, overhead_s), link_fraction=min(1.0, float(np.mean(fractions))),
+        rendezvous_s=max(0.0, long_s - max(0.0, overhead_s)), eager_bytes=max(eager),
+        reduction_bytes_per_s=reduction_bytes_per_s,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from janus.parallel.axis import Axis
 from janus.parallel.communication import Communicator, connect
+from shaped.lifetime import end_with_parent
 
 AHEAD_S = 0.02  # from the agreement on an instant to that instant
 REAL_TIME_PRIORITY = 1  # below the switch; other work on the machine must not show
@@ -145,6 +146,7 @@ def say(communicator: Communicator, line: dict[str, Any]) -> None:
 
 def run(job: dict[str, Any]) -> None:
     """Everything that the job asks for; rank 0 prints JSON lines."""
+    end_with_parent()
     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(REAL_TIME_PRIORITY))
     torch.set_num_threads(1)
     communicator = connect(device="cpu", transport=job["transport"], timeout_s=300.0)

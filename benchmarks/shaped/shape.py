@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MEGABIT_BYTES = 125_000.0
+STATISTICS = ("packets", "bytes", "dropped", "largest_lateness_s", "busy_s")  # what the switch counts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 A link serves the flows (source, target) that wait for it one packet each in turn, as a switch without losses does, and
 passes a packet on as soon as its head is there (cut-through), so a message alone takes its path's delays plus its bytes
-over the slowest link. TCP's bare acknowledgements go first: behind data they would hold up the data of the other way,
-which is TCP's doing and no fabric's. Times of packets are reckoned, not waited for: a process that wakes late delivers
-late, but no link loses rate by it. Nothing is dropped until ``NUM_SLOTS`` packets wait.
+over the slowest link (and part of a packet's time more where uplinks are faster than hosts). Bare acknowledgements go
+first: behind data they would hold up the data of the other way, which is TCP's doing and no fabric's. Times of packets
+are reckoned, not waited for: a process that wakes late delivers late, but no link loses rate by it. Nothing is dropped
+until ``NUM_SLOTS`` packets wait.
 
 It does not own the shape (``shape.py``) nor devices and namespaces (``network.py``). Started by ``network.py`` as a
 process of its own: ``python -m shaped.switch SHAPE FD... STATISTICS_FD``.
@@ -23,12 +24,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from shaped.shape import Shape
+from shaped.shape import STATISTICS, Shape
 
 NUM_SLOTS = 8192
 MAX_HOPS = 4
 LONGEST_SLEEP_S = 0.2
-STATISTICS = ("packets", "bytes", "dropped", "largest_lateness_s", "busy_s")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _size, _int = ctypes.c_size_t, ctypes.c_int
@@ -84,7 +84,7 @@ def make_packets(links: Links, slots: int = NUM_SLOTS) -> Packets:
     )  # fmt: skip
 
 
-@njit
+@njit(cache=True)
 def append(packets, hop, flow, slot):
     packets.following[slot] = -1
     if packets.head[hop, flow] < 0:
@@ -94,14 +94,14 @@ def append(packets, hop, flow, slot):
     packets.tail[hop, flow] = slot
 
 
-@njit
+@njit(cache=True)
 def take(packets, hop, flow):
     slot = packets.head[hop, flow]
     packets.head[hop, flow] = packets.following[slot]
     return slot
 
 
-@njit
+@njit(cache=True)
 def admit(packets, flow, size, now_s):
     """A packet at its source's link; the slot that its bytes go to, -1 where none is free."""
     slot = packets.free[0]
@@ -114,13 +114,13 @@ def admit(packets, flow, size, now_s):
     return slot
 
 
-@njit
+@njit(cache=True)
 def release(packets, slot):
     packets.following[slot] = packets.free[0]
     packets.free[0] = slot
 
 
-@njit
+@njit(cache=True)
 def hop_of(links, flow, link):
     hop = 0
     while links.path[flow, hop] != link:
@@ -128,7 +128,7 @@ def hop_of(links, flow, link):
     return hop
 
 
-@njit
+@njit(cache=True)
 def next_start(links, packets, link):
     """When the link next takes a packet [s], infinity where none waits or comes."""
     earliest_s = np.inf
@@ -142,7 +142,7 @@ def next_start(links, packets, link):
     return max(earliest_s, packets.link_free_s[link])
 
 
-@njit
+@njit(cache=True)
 def next_to_serve(links, packets, link, start_s):
     """Place among the link's users of the flow whose turn it is and that has a packet; acknowledgements first."""
     num_users = 0
@@ -159,7 +159,7 @@ def next_to_serve(links, packets, link, start_s):
     return -1
 
 
-@njit
+@njit(cache=True)
 def serve_link(links, packets, link, start_s):
     """Send the packet whose flow's turn it is; it goes to the queue of its next hop."""
     place = next_to_serve(links, packets, link, start_s)
@@ -178,7 +178,7 @@ def serve_link(links, packets, link, start_s):
     append(packets, hop + 1 if following_link >= 0 else MAX_HOPS, flow, slot)
 
 
-@njit
+@njit(cache=True)
 def advance(links, packets, now_s):
     """Everything that links do until now; when the next thing happens on a link [s]."""
     while True:
@@ -192,7 +192,7 @@ def advance(links, packets, now_s):
         serve_link(links, packets, first_link, first_s)
 
 
-@njit
+@njit(cache=True)
 def next_delivery(packets):
     """When the next packet reaches its target [s], and its flow."""
     first_s, first_flow = np.inf, -1
@@ -203,14 +203,14 @@ def next_delivery(packets):
     return first_s, first_flow
 
 
-@njit
+@njit  # calls the C library: cannot be cached
 def clock(timespec):
     """Seconds of the monotonic clock. timespec: int64 [2]."""
     _clock_gettime(1, timespec.ctypes.data)
     return timespec[0] + 1e-9 * timespec[1]
 
 
-@njit
+@njit  # calls the C library: cannot be cached
 def wait_for_packets(devices, ready, timespec, sleep_s):
     """Sleep until a device has a packet, at most sleep_s. ready: struct pollfd [devices] as int32 [devices, 2]."""
     for host in range(len(devices)):
@@ -220,7 +220,7 @@ def wait_for_packets(devices, ready, timespec, sleep_s):
     return _ppoll(ready.ctypes.data, len(devices), timespec.ctypes.data, 0)
 
 
-@njit
+@njit  # calls the C library: cannot be cached
 def deliver(packets, memory, devices, now_s, statistics):
     """Write what has reached its target by now."""
     hosts = len(devices)
@@ -236,7 +236,7 @@ def deliver(packets, memory, devices, now_s, statistics):
         statistics[3] = max(statistics[3], now_s - due_s)
 
 
-@njit
+@njit(cache=True)
 def is_acknowledgement(packet, size):
     """Whether an IPv4 packet is TCP's with the flag ACK alone and no bytes."""
     header = np.int64(packet[0] & 15) * 4
@@ -245,7 +245,7 @@ def is_acknowledgement(packet, size):
     return packet[header + 13] == 0x10 and size == header + np.int64(packet[header + 12] >> 4) * 4
 
 
-@njit
+@njit  # calls the C library: cannot be cached
 def collect(packets, memory, devices, host, incoming, now_s, statistics):
     """Read what a host has sent. Its last byte of the IPv4 target address names the target."""
     hosts = len(devices)
@@ -264,7 +264,7 @@ def collect(packets, memory, devices, host, incoming, now_s, statistics):
         memory[slot, :size] = incoming[:size]
 
 
-@njit
+@njit  # calls the C library: cannot be cached
 def switch_packets(links, packets, memory, devices, statistics, until_s):
     """Carry packets between the devices until the clock shows until_s."""
     ready, timespec = np.zeros((len(devices), 2), dtype=np.int32), np.zeros(2, dtype=np.int64)
