@@ -32,7 +32,7 @@ from perfmodel.network.fabric import allowed_keys
 from perfmodel.network.kinds import wrong_kinds
 from perfmodel.network.routes import Transport
 from perfmodel.operators import FUSED_KINDS, PASS_NAMES
-from perfmodel.quantities import Quantities
+from perfmodel.quantities import YEAR, Quantities
 
 SCHEMA = "janus.machine/1"
 CATALOGUE = Path(__file__).parent / "machines"
@@ -215,8 +215,10 @@ def _read_peaks(reader: Quantities) -> dict[str, Peak]:
         path = f"device.peaks.{dtype}"
         flops_per_s = reader.optional(path, extra=("name",))
         if flops_per_s is not None:
-            name = str(entry.get("name", f"{dtype} peak of {reader.values.get('device_name')}"))
-            peaks[dtype] = Peak(flops_per_s=flops_per_s, dtype=dtype, name=name, source=reader.sources[path])
+            name = entry.get("name", f"{dtype} peak of {reader.values.get('device_name')}")
+            if not isinstance(name, str):
+                reader.problems.append(f"{path} has the name {name!r}: it must be a text")
+            peaks[dtype] = Peak(flops_per_s=flops_per_s, dtype=dtype, name=str(name), source=reader.sources[path])
     return peaks
 
 
@@ -287,6 +289,8 @@ def read_machine(values: Mapping[str, Any]) -> FileVerdict:
     if provenance and not rates:
         reader.problems.append("a calibrated host has no [rates.*] table: calibrate it again with 'janus calibrate'")
     written = str(values.get("date", provenance.get("date", "")))
+    if "date" in values and not YEAR.search(written):
+        reader.problems.append(f'date is {values["date"]!r}: name at least the year, as in date = "2025"')
     machine = Machine(
         name=reader.text("name"),
         description=reader.text("description"),

@@ -78,9 +78,12 @@ class Quantities:
             return None
         self.sources[path] = source
         if "quality" in entry:
-            self.quality[path] = float(entry["quality"])
+            if is_number(entry["quality"], zero=True):
+                self.quality[path] = float(entry["quality"])
+            else:
+                self._once(f"{path} has the quality {entry['quality']!r}: it must be a number of 0 or more")
         self._date(path, entry)
-        if "value" not in entry:
+        if entry.get("value") is None:
             self._once(f"{path} has the value None: it must be a number above 0")
         return entry.get("value")
 

@@ -215,6 +215,29 @@ def test_dates_are_the_entrys_the_sources_or_the_files(values):
     assert machine.dates["device.memory_bytes_per_node"] == "2026"
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [3, True, [], [1], {"value": 1}, {"value": "x", "source": "y"}, {"value": [1], "source": "y"},
+     {"value": float("inf"), "source": "y"}, {"value": 1, "source": 3}, {"value": None, "source": "y"},
+     {"value": 1, "source": "y", "quality": "z"}],
+)  # fmt: skip
+def test_nothing_of_another_kind_passes_anywhere_in_a_file(values, bad):
+    places = [(name,) for name in values if name != "provenance"]
+    places += [(table, name) for table in ("device", "network", "fabric") for name in values[table]]
+    places += [("device", "peaks", "float32"), ("rates", "ranks_16_threads_38", "op_s")]
+    for place in places:
+        changed = copy.deepcopy(values)
+        table = changed
+        for name in place[:-1]:
+            table = table[name]
+        table[place[-1]] = bad
+        if bad == {"value": "x", "source": "y"} and place == ("fabric", "routing"):
+            continue  # a word: the family says which
+        if bad == {"value": [1], "source": "y"} and place in (("fabric", "children"), ("fabric", "parents")):
+            continue  # a list: the family says how long
+        assert read_machine(changed).problems, place
+
+
 def test_machine_without_rates_loads_and_says_so_when_they_are_needed(values):
     del values["rates"]
     machine = machine_from_mapping(values, "x")
