@@ -142,8 +142,8 @@ def make_schedule(
     shape (bucket: a tuple), ranks_per_node; that one is accepted and ignored where the algorithm does not know nodes.
     Raises UserError for an unknown name or an impossible number.
     """
-    _known(collective, algorithm)
     allowed = options_of(collective, algorithm)
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     if "ranks_per_node" not in allowed:
         options.pop("ranks_per_node", None)
     _check_options(collective, algorithm, num_ranks, options, allowed)

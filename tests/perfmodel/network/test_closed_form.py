@@ -217,7 +217,8 @@ def test_strata_cover_everything_once(count, samples):
     assert indices.max() == count - 1
 
 
-SIMGRID_MS = [  # taper, collective, algorithm, ms: SimGrid 3.32, network/model:CM02 without TCP's limits and cross traffic
+# SimGrid 3.32, network/model:CM02 without TCP's limits and cross traffic: taper, collective, algorithm, ms
+SIMGRID_MS = [
     (1, "all_to_all", "pairwise", 3.184),
     (1, "all_to_all", "linear", 2.675),
     (1, "all_reduce", "rabenseifner", 5.372),
