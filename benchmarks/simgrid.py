@@ -7,30 +7,34 @@ rendezvous messages without software costs. SimGrid: network/model CM02, TCP-gam
 link in inverse proportion to the flows' path latencies, which max-min fairness does not; so times are compared with
 latency 0 (column relative) and, for information, with 100 ns per cable and 200 ns per switch (relative_with_latency).
 
-wall_s: of simulate() after one run for compilation, routes included; simgrid_wall_s: of SimGrid's run from its Python
-binding (one thread per rank), without building its platform. wall_ratio: SimGrid's over ours.
+wall_s: of simulate() after one run for compilation, routes included (median of 3); simgrid_wall_s: of SimGrid's run
+without building its platform. wall_ratio: SimGrid's over ours. SimGrid runs from its Python binding, with a thread per
+rank, which alone slows it ten times and more; --compiled runs the same messages from C++, the fair figure.
 
 Needs SimGrid's Python binding (Debian: python3-simgrid); JANUS_SIMGRID_PYTHON names the Python that has it (default
-/usr/bin/python3).
+/usr/bin/python3). --compiled needs its headers (libsimgrid-dev) and a C++ compiler (CXX, default g++).
 
 examples:
   python benchmarks/simgrid.py
-  python benchmarks/simgrid.py --large --json > benchmarks/results/simgrid.json
+  python benchmarks/simgrid.py --large --compiled --json > benchmarks/results/simgrid.json
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -132,27 +136,52 @@ def simgrid_case(schedule: Schedule, cluster: Cluster, size_bytes: float) -> dic
     }
 
 
-def play_in_simgrid(case: dict[str, Any]) -> dict[str, float]:
-    """time_s and wall_s of a case. Raises RuntimeError with SimGrid's message where it fails."""
-    played = subprocess.run(
-        [simgrid_python(), "-I", str(PLAYER)], input=json.dumps(case), capture_output=True, text=True, check=False,
-        timeout=TIMEOUT_S,
-    )  # fmt: skip
+def play_in_simgrid(case: dict[str, Any], program: str | None = None) -> dict[str, float]:
+    """time_s and wall_s of a case, by the Python player or a compiled ``program``. Raises RuntimeError if it fails."""
+    command = [program] if program else [simgrid_python(), "-I", str(PLAYER)]
+    text = plain_text(case) if program else json.dumps(case)
+    played = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     if played.returncode:
         raise RuntimeError(f"SimGrid ended with {played.returncode}: {played.stderr[-500:]}")
     result: dict[str, float] = json.loads(played.stdout)
     return result
 
 
-def compare(scale: str, fabric: str, traffic: str, *, latency: bool = False) -> dict[str, Any]:
+def plain_text(case: dict[str, Any]) -> str:
+    """A case as numbers between spaces (see simgrid_player.cpp)."""
+    links = [number for pair in zip(case["capacity_bytes_per_s"], case["latency_s"], strict=True) for number in pair]
+    numbers = [case["num_ranks"], len(case["latency_s"]), *links, len(case["routes"])]
+    for source, target, crossed in case["routes"]:
+        numbers += [source, target, len(crossed), *crossed]
+    numbers.append(len(case["rounds"]))
+    for messages in case["rounds"]:
+        numbers += [len(messages), *(number for message in messages for number in message)]
+    return " ".join(map(repr, numbers))
+
+
+def compiled_player(folder: str) -> str:
+    """Compile the C++ player into a folder. Raises CalledProcessError where compiler or headers are missing."""
+    program = str(Path(folder) / "simgrid_player")
+    compiler = os.environ.get("CXX", "g++")
+    source = str(PLAYER.with_suffix(".cpp"))
+    subprocess.run([compiler, "-std=c++17", "-O2", source, "-o", program, "-lsimgrid"], check=True)
+    return program
+
+
+def compare(
+    scale: str, fabric: str, traffic: str, *, latency: bool = False, program: str | None = None
+) -> dict[str, Any]:
     """One row: both simulated times, their relative difference, both wall times."""
     cluster = make_cluster(scale, fabric, latency=latency)
     schedule = make_traffic(traffic, cluster.num_ranks)
     size_bytes = float(MESSAGE_BYTES * cluster.num_ranks)
-    theirs = play_in_simgrid(simgrid_case(schedule, cluster, size_bytes))
-    start = time.perf_counter()
-    ours_s = simulate(schedule, cluster, TRANSPORT, size_bytes).time_s
-    wall_s = time.perf_counter() - start
+    theirs = play_in_simgrid(simgrid_case(schedule, cluster, size_bytes), program)
+    walls_s = []
+    for _ in range(3):
+        start = time.perf_counter()
+        ours_s = simulate(schedule, cluster, TRANSPORT, size_bytes).time_s
+        walls_s.append(time.perf_counter() - start)
+    wall_s = statistics.median(walls_s)
     return {
         "fabric": fabric, "traffic": traffic, "ranks": cluster.num_ranks, "messages": sum(map(len, schedule.rounds())),
         "time_s": ours_s, "simgrid_time_s": theirs["time_s"], "relative": ours_s / theirs["time_s"] - 1,
@@ -170,36 +199,44 @@ def provenance() -> dict[str, Any]:
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), "simgrid": version}
         | {name: metadata.version(name) for name in ("numpy", "numba")},
-        "simgrid_settings": "network/model:CM02, network/TCP-gamma:0, network/crosstraffic:0, Python binding",
+        "simgrid_settings": "network/model:CM02, network/TCP-gamma:0, network/crosstraffic:0",
         "cores": len(os.sched_getaffinity(0)), "processor": platform.machine(),
         "load_at_start": round(os.getloadavg()[0], 2),
     }  # fmt: skip
 
 
+def measure(scale: str, program: str | None, output: TextIO) -> list[dict[str, Any]]:
+    """All rows of a scale, each printed to ``output`` when it is there."""
+    compare("small", "fat tree", "incast")  # compiles ours
+    rows = []
+    for fabric, traffic in itertools.product(FABRICS[scale], TRAFFIC):
+        row = compare(scale, fabric, traffic, program=program)
+        row["relative_with_latency"] = compare(scale, fabric, traffic, latency=True, program=program)["relative"]
+        rows.append(row)
+        print(
+            f"{fabric:10} {traffic:20} {row['ranks']:4} ranks  {row['time_s'] * 1e3:10.4f} ms, SimGrid "
+            f"{row['simgrid_time_s'] * 1e3:10.4f} ms ({row['relative']:+.1e}; with latency "
+            f"{row['relative_with_latency']:+.1e})  wall {row['wall_s']:.4f} s, SimGrid {row['simgrid_wall_s']:.4f}"
+            f" s: x {row['wall_ratio']:.1f}",
+            file=output,
+        )
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="about 256 ranks in place of about 64")
+    parser.add_argument("--compiled", action="store_true", help="SimGrid from C++ in place of its Python binding")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     arguments = parser.parse_args()
     missing = simgrid_missing()
     if missing:
         print(f"simgrid.py: {missing}", file=sys.stderr)
         return 2
-    scale, head = "large" if arguments.large else "small", provenance()
-    compare("small", "fat tree", "incast")  # compiles
-    rows = []
-    for fabric in FABRICS[scale]:
-        for traffic in TRAFFIC:
-            row = compare(scale, fabric, traffic)
-            row["relative_with_latency"] = compare(scale, fabric, traffic, latency=True)["relative"]
-            rows.append(row)
-            print(
-                f"{fabric:10} {traffic:20} {row['ranks']:4} ranks  {row['time_s'] * 1e3:10.4f} ms, SimGrid "
-                f"{row['simgrid_time_s'] * 1e3:10.4f} ms ({row['relative']:+.1e}; with latency "
-                f"{row['relative_with_latency']:+.1e})  wall {row['wall_s']:.3f} s, SimGrid {row['simgrid_wall_s']:.3f}"
-                f" s: x {row['wall_ratio']:.1f}",
-                file=sys.stderr if arguments.json else sys.stdout,
-            )
+    with tempfile.TemporaryDirectory() as folder:
+        program = compiled_player(folder) if arguments.compiled else None
+        head = provenance() | {"simgrid_player": "C++" if program else "Python"}
+        rows = measure("large" if arguments.large else "small", program, sys.stderr if arguments.json else sys.stdout)
     if arguments.json:
         print(json.dumps(head | {"rows": rows}, indent=1))
     return 0
