@@ -17,6 +17,7 @@ from perfmodel.network.algorithms import make_schedule
 from perfmodel.network.closed_form import Price, price
 from perfmodel.network.measured import Measurement
 from perfmodel.network.measured_names import Implementation, implementation_of
+from perfmodel.network.measured_schedules import MAKERS
 from perfmodel.network.measured_systems import cluster_of
 from perfmodel.network.routes import Transport
 
@@ -95,6 +96,8 @@ def _priced(one: Measurement, way: Implementation) -> Price | str:
     if way.algorithm in QUADRATIC and one.num_ranks > MOST_RANKS_QUADRATIC:
         return f"one message per block among more than {MOST_RANKS_QUADRATIC:,} ranks: too many to price"
     try:
+        if way.algorithm in MAKERS:
+            return price(MAKERS[way.algorithm](one.num_ranks, **way.options), cluster_of(one))
         options = {"ranks_per_node": one.ranks_per_node} | dict(way.options)
         schedule = make_schedule(one.collective, way.algorithm, one.num_ranks, **options)
         return price(schedule, cluster_of(one))

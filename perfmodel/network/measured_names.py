@@ -59,8 +59,9 @@ IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {
                 Implementation(algorithm="recursive_doubling")),
         **_same("neighbor_ompi default-neighbor", Implementation(algorithm="neighbor_exchange")),
         **_same("sparbit_over", Implementation(algorithm="sparbit")),
-        **_same("bruck_ompi k_bruck_over default-bruck", Implementation(algorithm="bruck", buffers=(1.0,))),
-        **_same("linear_ompi default-linear default-gtbc", Implementation(algorithm="gather_broadcast")),
+        **_same("bruck_ompi k_bruck_over default-bruck", Implementation(
+            algorithm="bruck", buffers=(1.0,), copied=1.0)),
+        **_same("linear_ompi", Implementation(algorithm="gather_broadcast")),
         **_same("bine_2_blocks_over bine_send_remap_over bine_send_static_over", Implementation(algorithm="bine")),
         **_same("bine_permute_remap_over bine_permute_static_over", Implementation(
             algorithm="bine_permuted", buffers=(1.0,))),
@@ -89,10 +90,12 @@ IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {
         **_same("bine_over", Implementation(algorithm="bine", buffers=(1.0,))),
     },
     "broadcast": {
-        **_same("binomial_ompi default-binomial", Implementation(algorithm="binomial")),
+        **_same("binomial_ompi default-binomial bine_lat_over bine_lat_i_new_over bine_lat_reversed_over",
+                Implementation(algorithm="knomial_at_once", options={"radix": 2})),
         **_same("binary_ompi", Implementation(algorithm="binary")),
         **_same("split_binary_ompi", Implementation(algorithm="split_binary")),
-        **_same("knomial_ompi", Implementation(algorithm="knomial")),
+        **_same("knomial_ompi", Implementation(
+            algorithm="knomial_at_once", options={"radix": 4})),
         **_same("bine_lat_new_over", Implementation(algorithm="bine")),
         **_same("bine_bdw_remap_over bine_bdw_static_over", Implementation(algorithm="bine_scatter_allgather")),
         **_same("scatter_allgather_ompi scatter_allgather_over", Implementation(algorithm="scatter_allgather")),
@@ -105,7 +108,7 @@ _OWN_CHOICE = "the library's own choice among its algorithms"
 _REASONS: tuple[tuple[str, str, str], ...] = (  # system, pattern of the name, why it is not judged
     ("", r"default[_-](ompi|mpich|default|.*mpi)$|default$", _OWN_CHOICE),
     ("fugaku", r".*-UTOFU-", "uTofu implementation of this machine, several ports at once: its software is not MPI's"),
-    ("fugaku", r"default-(3dtorus|blacc|crp|doublespread|trix|trinary|bintree|rdbc)",
+    ("fugaku", r"default-(3dtorus|gtbc|linear$|blacc|crp|doublespread|trix|trinary|bintree|rdbc)",
      "vendor algorithm for the torus, schedule not published"),
     ("fugaku", r"default-(basic.linear|binary-tree|chain|split-binary-tree|segmented_ring|nonoverlapping"
      r"|non-overlapping)", "the library replaces it by others at some sizes (same times to the digit)"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.machine import Machine, catalogue_names, load_machine
-from perfmodel.network.cluster import Cluster
+from perfmodel.network.cluster import Cluster, spread_nodes
 from perfmodel.network.fabric import build_fabric
 from perfmodel.network.measured import Measurement
 
@@ -23,19 +23,21 @@ HOST_MEMORY_BYTES_PER_S = 8e9  # assumed: one rank's message to another of its n
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSystem:
-    """machine: its name in the catalogue. node_stride: the job's nodes are every so many of consecutive ones.
-    overrides: numbers of the fabric that differ from the machine file's, up to so many nodes: what one rank could use,
-    and in place of what the file has from larger measurements."""
+    """machine: its name in the catalogue. node_stride: the job's nodes are every so many of consecutive ones; spread:
+    they lie at even distances over the whole machine. overrides: numbers of the fabric that differ from the machine
+    file's, up to so many nodes: what one rank could use, and in place of what the file has from larger measurements."""
 
     machine: str
     node_stride: int = 1
+    spread: bool = False
     overrides_up_to: int = 1 << 30
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 SYSTEMS: dict[str, MeasuredSystem] = {
-    "leonardo": MeasuredSystem(machine="leonardo"),
-    "lumi": MeasuredSystem(machine="lumi_g"),
+    # assumed: a job on a busy dragonfly gets nodes all over it
+    "leonardo": MeasuredSystem(machine="leonardo", spread=True),
+    "lumi": MeasuredSystem(machine="lumi_g", spread=True),
     "mare_nostrum": MeasuredSystem(machine="marenostrum5_acc"),
     # one message uses one of the six interfaces of a node: 6.3 of 6.8 GB/s measured
     "fugaku": MeasuredSystem(machine="fugaku", overrides={"port_bytes_per_s": 6.8e9}),
@@ -61,8 +63,8 @@ def machine_of(system: str) -> Machine | None:
 
 
 def cluster_of(measurement: Measurement) -> Cluster:
-    """The nodes and ranks of a measurement on its system's fabric. The ranks of a node share one NIC, but for NCCL, which
-    has them on all. An unknown system is one switch of 25 GB/s ports."""
+    """The nodes and ranks of a measurement on its system's fabric. The ranks of a node share one NIC, but for NCCL's,
+    which have all. An unknown system is one switch of 25 GB/s ports."""
     nodes = measurement.num_nodes
     machine = machine_of(measurement.system)
     system = SYSTEMS.get(measurement.system, MeasuredSystem(machine=""))
@@ -82,6 +84,8 @@ def cluster_of(measurement: Measurement) -> Cluster:
     if family == "tofu_d" and measurement.torus:
         numbers["job_shape"] = _three(measurement.torus)
     node_numbers = system.node_stride * np.arange(nodes, dtype=np.int64)
+    if system.spread and machine is not None and nodes <= machine.nodes:
+        node_numbers = spread_nodes(nodes, machine.nodes)
     fabric = build_fabric(family, numbers, num_nodes=int(node_numbers[-1]) + 1, nics_per_node=nics)
     return Cluster(
         num_nodes=nodes, ranks_per_node=measurement.ranks_per_node, fabric=fabric, nics_per_node=nics,
