@@ -4,38 +4,36 @@ Without latency both share links max-min fairly, so the times are equal to round
 latency SimGrid's CM02 favours flows of short paths where paths of different length meet, and 5 % are allowed.
 """
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
-from benchmarks.simgrid import (
-    FABRICS,
-    MESSAGE_BYTES,
-    TRAFFIC,
-    TRANSPORT,
-    compare,
-    make_cluster,
-    make_traffic,
-    play_in_simgrid,
-    simgrid_case,
-    simgrid_missing,
-)
 from perfmodel.network.cluster import Cluster
 from perfmodel.network.fabric import build_fabric
 from perfmodel.network.flow_events import simulate
 
-MISSING = simgrid_missing()
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "simgrid.py"
+spec = importlib.util.spec_from_file_location("simgrid_benchmark", SCRIPT)  # by path: SimGrid's module has its name
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+MISSING = script.simgrid_missing()
 pytestmark = [pytest.mark.oracle, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
-every_case = pytest.mark.parametrize(("fabric", "traffic"), [(f, t) for f in FABRICS["small"] for t in TRAFFIC])
+every_case = pytest.mark.parametrize(
+    ("fabric", "traffic"), [(f, t) for f in script.FABRICS["small"] for t in script.TRAFFIC]
+)
 
 
 @every_case
 def test_times_without_latency_are_equal(fabric, traffic):
-    row = compare("small", fabric, traffic)
+    row = script.compare("small", fabric, traffic)
     assert row["time_s"] == pytest.approx(row["simgrid_time_s"], rel=1e-5)
 
 
 @every_case
 def test_times_with_latency_are_within_five_percent(fabric, traffic):
-    row = compare("small", fabric, traffic, latency=True)
+    row = script.compare("small", fabric, traffic, latency=True)
     assert row["time_s"] == pytest.approx(row["simgrid_time_s"], rel=0.05)
 
 
@@ -46,21 +44,21 @@ def test_ranks_that_share_a_node_and_a_nic():
         fabric=build_fabric("fat_tree", numbers, num_nodes=12, nics_per_node=1),
     )  # fmt: skip
     for traffic in ("pairwise all-to-all", "posted all-to-all", "random permutation"):
-        schedule, size_bytes = make_traffic(traffic, 36), 36.0 * MESSAGE_BYTES
-        theirs = play_in_simgrid(simgrid_case(schedule, cluster, size_bytes))
-        ours = simulate(schedule, cluster, TRANSPORT, size_bytes)
+        schedule, size_bytes = script.make_traffic(traffic, 36), 36.0 * script.MESSAGE_BYTES
+        theirs = script.play_in_simgrid(script.simgrid_case(schedule, cluster, size_bytes))
+        ours = simulate(schedule, cluster, script.TRANSPORT, size_bytes)
         assert ours.time_s == pytest.approx(theirs["time_s"], rel=1e-5), traffic
 
 
 def test_the_comparison_notices_another_platform():
     """One uplink at half of its rate in SimGrid only: the times no longer agree."""
-    cluster, size_bytes = make_cluster("small", "fat tree", latency=False), 64.0 * MESSAGE_BYTES
-    schedule = make_traffic("pairwise all-to-all", 64)
-    case = simgrid_case(schedule, cluster, size_bytes)
+    cluster, size_bytes = script.make_cluster("small", "fat tree", latency=False), 64.0 * script.MESSAGE_BYTES
+    schedule = script.make_traffic("pairwise all-to-all", 64)
+    case = script.simgrid_case(schedule, cluster, size_bytes)
     used = next(links for _, _, links in case["routes"] if len(links) == 4)[1]
     case["capacity_bytes_per_s"][used] /= 2
-    theirs = play_in_simgrid(case)["time_s"]
-    assert theirs > 1.05 * simulate(schedule, cluster, TRANSPORT, size_bytes).time_s
+    theirs = script.play_in_simgrid(case)["time_s"]
+    assert theirs > 1.05 * simulate(schedule, cluster, script.TRANSPORT, size_bytes).time_s
 
 
 def test_routes_over_several_paths_are_refused():
@@ -71,4 +69,4 @@ def test_routes_over_several_paths_are_refused():
         fabric=build_fabric("torus", numbers, num_nodes=4, nics_per_node=1),
     )  # fmt: skip
     with pytest.raises(AssertionError, match="one route per pair"):
-        simgrid_case(make_traffic("pairwise all-to-all", 4), cluster, 4.0 * MESSAGE_BYTES)
+        script.simgrid_case(script.make_traffic("pairwise all-to-all", 4), cluster, 4.0 * script.MESSAGE_BYTES)
