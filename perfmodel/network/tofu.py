@@ -24,10 +24,10 @@ class TofuD(Torus):
     Six dimensions X, Y, Z, a, b, c with a, b, c of 2, 3, 2 nodes; X, Y, Z of machine_shape (24 x 23 x 24 on Fugaku),
     a ring where a job spans it and else a mesh; b is a ring, a and c have one cable (Ajima et al. 2018,
     10.1109/CLUSTER.2018.00090: ten ports per node). job_shape: the virtual x, y, z, nodes numbered with z fastest
-    (default: the most compact block). A virtual axis takes the small dimension where its length is a multiple of it, so
-    that its ring closes over neighbours; else the largest divisor of its length below (assumed: a mesh of 2 for b, as a
-    length of 4 or 8 on y needs). link_bytes_per_s: of one direction of a cable; port_bytes_per_s: what a node can
-    inject over all its interfaces.
+    (default: the most compact block whose axes fold). A virtual axis takes the small dimension where its length is a
+    multiple of it, so that its ring closes over neighbours; else the largest divisor of its length below (assumed: a
+    mesh of 2 for b, as a length of 4 or 8 on y needs). link_bytes_per_s: of one direction of a cable; port_bytes_per_s:
+    what a node can inject over all its interfaces.
     """
 
     family = "tofu_d"
@@ -47,7 +47,15 @@ class TofuD(Torus):
         large = tuple(int(size) for size in machine_shape)
         require(self.family, len(large) == 3, f"machine_shape {large}: give X, Y and Z")
         room = tuple(size * unit for size, unit in zip(large, UNIT, strict=True))
-        self.job_shape = job_block(self.family, -(-num_ports // nics_per_node), room, job_shape)
+        sides = [
+            [
+                side
+                for side in range(1, most + 1)
+                if side == 1 or (_small(side, unit) > 1 and side // _small(side, unit) <= whole)
+            ]
+            for most, whole, unit in zip(room, large, UNIT, strict=True)
+        ]
+        self.job_shape = job_block(self.family, -(-num_ports // nics_per_node), room, job_shape, sides)
         small = tuple(_small(size, unit) for size, unit in zip(self.job_shape, UNIT, strict=True))
         folded = tuple(size // part for size, part in zip(self.job_shape, small, strict=True))
         for size, whole, axis in zip(folded, large, "XYZ", strict=True):

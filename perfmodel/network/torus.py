@@ -131,11 +131,13 @@ class Torus(Fabric):
 
 
 def job_block(
-    family: str, num_routers: int, machine: tuple[int, ...], job_shape: Sequence[int] | int | None
-) -> tuple[int, ...]:
+    family: str, num_routers: int, machine: tuple[int, ...], job_shape: Sequence[int] | int | None,
+    sides: Sequence[Sequence[int]] | None = None,
+) -> tuple[int, ...]:  # fmt: skip
     """Shape of the block that a job of num_routers gets: the given one, or the most compact one that is hardly larger.
 
-    Compact: least (volume x sum of the sides). Raises UserError where it does not fit the machine or the job.
+    Compact: least (volume x sum of the sides). sides: the lengths that a default block may have, ascending, by
+    dimension (default: all up to the machine's). Raises UserError where it does not fit the machine or the job.
     """
     if job_shape is not None:
         block = (int(job_shape),) if isinstance(job_shape, int | float) else tuple(int(size) for size in job_shape)
@@ -148,16 +150,18 @@ def job_block(
     require(family, 1 <= num_routers <= room, f"{num_routers} nodes on shape {machine} with room for {room}")
     if num_routers == room:
         return machine
-    blocks = _blocks(num_routers, machine)
+    blocks = _blocks(num_routers, sides or [range(1, whole + 1) for whole in machine])
     return min(blocks, key=lambda block: (math.prod(block) * sum(block), block))
 
 
-def _blocks(num_routers: int, machine: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _blocks(num_routers: int, sides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     """Blocks with room for num_routers: all sides but the last free, the last as short as it can be."""
-    if len(machine) == 1:
-        return [(num_routers,)] if num_routers <= machine[0] else []
+    first, *others = sides
+    if not others:
+        return [(side,) for side in first if side >= num_routers][:1]
     return [
         (side, *rest)
-        for side in range(1, min(machine[0], num_routers) + 1)
-        for rest in _blocks(-(-num_routers // side), machine[1:])
+        for side in first
+        if side == first[0] or side <= num_routers
+        for rest in _blocks(-(-num_routers // side), others)
     ]

@@ -58,6 +58,13 @@ def test_jobs_get_compact_blocks(num_nodes, block):
     assert job_block("torus", num_nodes, (48, 69, 48), None) == block
 
 
+@pytest.mark.parametrize("num_nodes", [8, 512, 1000, 16384, 65536, 158_000, 158_976])
+def test_jobs_of_all_sizes_fold_into_tofu(num_nodes):
+    fabric = fugaku(num_nodes)
+    assert num_nodes <= np.prod(fabric.job_shape) < 1.1 * num_nodes + 8
+    assert len(set(fabric.router_of(np.arange(num_nodes)))) == num_nodes
+
+
 def test_a_block_is_a_mesh_unless_it_spans_the_machine():
     assert torus(8, 8, num_ports=32, job_shape=(8, 4)).wraps == (True, False)
 
