@@ -3,11 +3,12 @@
 It owns the switch points (facts read in the libraries' sources, named below) and the comparison. It does not own the
 algorithms (``algorithms``) nor prices (``closed_form``).
 
-Sources. Open MPI: coll/tuned, coll_tuned_decision_fixed.c, fixed decisions for commutative operations, new in 4.1 and
-the same in 5.0; window of the all-to-all unlimited, k-nomial radix 4, 4 chains (its defaults). MPICH: the *_intra_auto
-rules and defaults of MPIR_CVAR_*_MSG_SIZE (3.3 to 4.x) on one level. NCCL: graph/tuning.cc of 2.28 (latencies,
-bandwidth limits, tree correction), without CollNet, NVLS and PAT; what it finds by searching the node's links (channels
-and their bandwidth) is an argument here. All read November 2026.
+Sources. Open MPI: coll/tuned, coll_tuned_decision_fixed.c of the 5.0 series, fixed decisions for commutative operations
+(taken to hold for 4.1 too, where these tables came in; not compared); window of the all-to-all unlimited, k-nomial
+radix 4, 4 chains (its defaults). MPICH: the *_intra_auto rules and defaults of MPIR_CVAR_*_MSG_SIZE (3.3 to 4.x) on one
+level; the 512 KiB of its reduce-scatter is from memory. NCCL: graph/tuning.cc of a late 2.x fork (latencies, bandwidth
+limits, tree correction), without CollNet, NVLS and PAT; what it finds by searching the node's links (channels and their
+bandwidth) is an argument here. All read November 2026.
 """
 
 from __future__ import annotations

@@ -158,7 +158,8 @@ def _blocks(num_routers: int, sides: Sequence[Sequence[int]]) -> list[tuple[int,
     """Blocks with room for num_routers: all sides but the last free, the last as short as it can be."""
     first, *others = sides
     if not others:
-        return [(side,) for side in first if side >= num_routers][:1]
+        enough = next((side for side in first if side >= num_routers), None)
+        return [] if enough is None else [(enough,)]
     return [
         (side, *rest)
         for side in first
