@@ -7,7 +7,7 @@ It does not own constants (``fit``) nor any verdict (``validation``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,10 @@ class Case:
         """Seconds [S]: the schedule, the copies beside it, and the pages of its work buffers."""
         sizes = np.array([one.size_bytes for one in self.measurements])
         buffers = [part * sizes for part in self.implementation.work_buffers(self.measurements[0].num_ranks)]
-        beside_s = transport.copy_s(self.implementation.copied * sizes, sizes) + transport.first_touch_s(buffers)
+        extra_s = transport.software_s(sizes / self.measurements[0].num_ranks) * self.implementation.extra_messages
+        beside_s = (
+            extra_s + transport.copy_s(self.implementation.copied * sizes, sizes) + transport.first_touch_s(buffers)
+        )
         return np.asarray(self.price.time_s(sizes, transport) + beside_s)
 
 
@@ -97,12 +100,18 @@ def _priced(one: Measurement, way: Implementation) -> Price | str:
         return f"one message per block among more than {MOST_RANKS_QUADRATIC:,} ranks: too many to price"
     try:
         if way.algorithm in MAKERS:
-            return price(MAKERS[way.algorithm](one.num_ranks, **way.options), cluster_of(one))
+            return _without_false_exchanges(price(MAKERS[way.algorithm](one.num_ranks, **way.options), cluster_of(one)))
         options = {"ranks_per_node": one.ranks_per_node} | dict(way.options)
         schedule = make_schedule(one.collective, way.algorithm, one.num_ranks, **options)
-        return price(schedule, cluster_of(one))
+        return _without_false_exchanges(price(schedule, cluster_of(one)))
     except UserError as error:
         return f"cannot be built: {error}"
+
+
+def _without_false_exchanges(found: Price) -> Price:
+    """Exchanges only where ranks have one message under way: several keep both directions of a link busy (measured on
+    InfiniBand: blocks sent one by one to the same partner run at the full rate)."""
+    return replace(found, exchanged=np.where(found.messages > 1, 0.0, found.exchanged))
 
 
 def predict(cases: Sequence[Case], transport: Transport) -> Floats:

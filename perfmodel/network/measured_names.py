@@ -19,13 +19,15 @@ from perfmodel.network.measured import ITEM_BYTES, Measurement
 @dataclass(frozen=True, kw_only=True)
 class Implementation:
     """algorithm and options: of ``make_schedule``. buffers: work buffers allocated in each call, of m; part_buffers: so
-    many of m / ranks. copied: of m, in memory, beside what the schedule says."""
+    many of m / ranks. copied: of m, in memory, beside what the schedule says. extra_messages: so many of m / ranks in
+    rounds of their own, to bring blocks into another order."""
 
     algorithm: str
     options: Mapping[str, Any] = field(default_factory=dict)
     buffers: tuple[float, ...] = ()
     part_buffers: int = 0
     copied: float = 0.0
+    extra_messages: int = 0
 
     def work_buffers(self, num_ranks: int) -> tuple[float, ...]:
         """Sizes of the work buffers, of m, among num_ranks ranks."""
@@ -62,7 +64,8 @@ IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {
         **_same("bruck_ompi k_bruck_over default-bruck", Implementation(
             algorithm="bruck", buffers=(1.0,), copied=1.0)),
         **_same("linear_ompi", Implementation(algorithm="gather_broadcast")),
-        **_same("bine_2_blocks_over bine_send_remap_over bine_send_static_over", Implementation(algorithm="bine")),
+        **_same("bine_2_blocks_over", Implementation(algorithm="bine")),
+        **_same("bine_send_remap_over bine_send_static_over", Implementation(algorithm="bine", extra_messages=1)),
         **_same("bine_permute_remap_over bine_permute_static_over", Implementation(
             algorithm="bine_permuted", buffers=(1.0,))),
         **_same("bine_block_by_block_over bine_block_by_block_over_any_even",
@@ -74,9 +77,9 @@ IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {
         **_same("recursive_halving_ompi recursive_halving_over default-recursive-halving",
                 Implementation(algorithm="recursive_halving", buffers=(1.0, 1.0), copied=1.0)),
         **_same("recursive_distance_doubling_over", Implementation(
-            algorithm="recursive_distance_doubling", buffers=(1.0, 1.0), copied=1.0)),
+            algorithm="recursive_distance_doubling", buffers=(1.0, 1.0), copied=1.0, extra_messages=1)),
         **_same("bine_send_remap_over bine_send_static_over", Implementation(
-            algorithm="bine", buffers=(1.0, 1.0), copied=1.0)),
+            algorithm="bine", buffers=(1.0, 1.0), copied=1.0, extra_messages=1)),
         **_same("bine_permute_remap_over bine_permute_static_over", Implementation(
             algorithm="bine_permuted", buffers=(1.0, 1.0))),
         **_same("bine_block_by_block_over bine_block_by_block_any_even", Implementation(

@@ -23,6 +23,7 @@ from perfmodel.network.routes import Transport
 
 LARGE_BYTES = 2.0**20
 CLOSE = 1.05
+ALIKE = 1.02
 Stack = tuple[str, str]  # system, software stack
 NETWORK_CONSTANTS = (
     "overhead_s", "gap_s", "entry_s", "link_fraction", "contended_fraction", "rendezvous_s", "eager_bytes",
@@ -214,9 +215,17 @@ def choices(verdicts: Iterable[Verdict]) -> Choices:
         measured = {name: float(np.median([one.measurement.measured_s for one in ones]))
                     for name, ones in by_algorithm.items()}  # fmt: skip
         predicted = {name: float(np.median([one.predicted_s for one in ones])) for name, ones in by_algorithm.items()}
-        regrets.append(measured[min(predicted, key=lambda name: predicted[name])] / min(measured.values()))
+        regrets.append(measured[_best(predicted)] / min(measured.values()))
     close = sum(regret <= CLOSE for regret in regrets)
     return Choices(num_calls=len(regrets), num_close=close, median_regret=float(np.median(regrets)) if regrets else 1.0)
+
+
+def _best(predicted: Mapping[str, float]) -> str:
+    """The algorithm that the model calls best. Of those it cannot tell apart (within 2 %) the plain one before a Bine
+    variant, whose blocks need another order: the model has the messages of both and not all that orders blocks."""
+    fastest = min(predicted.values())
+    alike = [name for name, time_s in predicted.items() if time_s <= ALIKE * fastest]
+    return min(alike, key=lambda name: (name.startswith("bine"), predicted[name], name))
 
 
 def grouped(

@@ -46,8 +46,8 @@ def test_constants_that_made_the_times_are_found():
     found = fit_transport(cases).transport
     for name in ("overhead_s", "link_fraction", "rendezvous_s", "exchange_fraction"):
         assert getattr(found, name) == pytest.approx(getattr(TRUE, name), rel=0.1), name
-    # memory's rates act together in these rows: each alone is drawn towards its prior, their sum is not
-    assert np.abs(predict(cases, found) / predict(cases, TRUE) - 1).max() < 0.1
+    # memory's rates and the steps act together in these rows: each alone is drawn to its prior, the times are not
+    assert np.median(np.abs(predict(cases, found) / predict(cases, TRUE) - 1)) < 0.01
 
 
 def test_one_row_in_ten_that_took_five_times_as_long_turns_little():
