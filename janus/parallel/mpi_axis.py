@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -45,12 +46,22 @@ class MpiAxis(Axis):
         self._communicator, self._crowded = communicator, crowded
 
     def _all_to_all(self, output: Tensor, rows: Tensor, output_rows: list[int], input_rows: list[int]) -> Pending:
+        """The own part is copied: MPI would make it a message that moves a piece at each look at the request."""
         width = rows.shape[1:].numel()
+        ours, theirs = sum(input_rows[: self.index]), sum(output_rows[: self.index])
+        own = input_rows[self.index]
+        output[theirs : theirs + own].copy_(rows[ours : ours + own])
         request = self._communicator.Ialltoallv(
-            [_memory(rows), [count * width for count in input_rows], _type_of(rows)],
-            [_memory(output), [count * width for count in output_rows], _type_of(output)],
+            [_memory(rows), self._of_others(input_rows, width), _type_of(rows)],
+            [_memory(output), self._of_others(output_rows, width), _type_of(output)],
         )
         return self._pending(request, output, rows)
+
+    def _of_others(self, counts: list[int], width: int) -> tuple[list[int], list[int]]:
+        """Values and first places of every rank's part, none of this rank's own."""
+        ends = list(accumulate(count * width for count in counts))
+        values = [0 if rank == self.index else count * width for rank, count in enumerate(counts)]
+        return values, [end - count * width for end, count in zip(ends, counts, strict=True)]
 
     def _all_gather(self, output: Tensor, piece: Tensor) -> Pending:
         # no counts: mpi4py reads the receiving one as per rank and writes past the end otherwise
