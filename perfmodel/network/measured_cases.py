@@ -18,11 +18,12 @@ from perfmodel.network.closed_form import Price, price
 from perfmodel.network.measured import Measurement
 from perfmodel.network.measured_names import Implementation, implementation_of
 from perfmodel.network.measured_schedules import MAKERS
-from perfmodel.network.measured_systems import cluster_of
+from perfmodel.network.measured_systems import cluster_of, with_neighbours
 from perfmodel.network.routes import Transport
 
 Floats = NDArray[np.float64]
 Key = tuple[object, ...]
+ON_HOST_MEMORY = ("mpi", "crab")  # software stacks whose ranks share a host's memory
 QUADRATIC = ("bine_blocks", "sparbit")
 MOST_RANKS_QUADRATIC = 1024
 
@@ -42,13 +43,15 @@ class Case:
 
     def predicted_s(self, transport: Transport) -> Floats:
         """Seconds [S]: the schedule, the copies beside it, and the pages of its work buffers."""
+        first, way = self.measurements[0], self.implementation
+        if first.stack in ON_HOST_MEMORY:
+            transport = with_neighbours(transport, first)
         sizes = np.array([one.size_bytes for one in self.measurements])
-        buffers = [part * sizes for part in self.implementation.work_buffers(self.measurements[0].num_ranks)]
-        extra_s = transport.software_s(sizes / self.measurements[0].num_ranks) * self.implementation.extra_messages
-        beside_s = (
-            extra_s + transport.copy_s(self.implementation.copied * sizes, sizes) + transport.first_touch_s(buffers)
+        memory_s = transport.copy_s(way.copied * sizes, sizes) + transport.first_touch_s(
+            [part * sizes for part in way.work_buffers(first.num_ranks)]
         )
-        return np.asarray(self.price.time_s(sizes, transport) + beside_s)
+        extra_s = way.extra_messages * transport.software_s(sizes / first.num_ranks)
+        return np.asarray(self.price.time_s(sizes, transport) + memory_s + extra_s)
 
 
 def make_cases(

@@ -7,7 +7,7 @@ machines' numbers (``perfmodel/machines``) nor how clusters are built (``cluster
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,24 @@ from perfmodel.machine import Machine, catalogue_names, load_machine
 from perfmodel.network.cluster import Cluster, spread_nodes
 from perfmodel.network.fabric import build_fabric
 from perfmodel.network.measured import Measurement
+from perfmodel.network.routes import Transport
 
 GENERIC_PORT_BYTES_PER_S = 25e9  # 200 Gb/s: the rail of every InfiniBand and Slingshot machine in the catalogue
-HOST_MEMORY_BYTES_PER_S = 8e9  # assumed: one rank's message to another of its node, through shared memory
+SHARED_MEMORY_BYTES_PER_S = 8e9  # assumed: one rank's message to another of its node, through shared memory
+HOST_MEMORY_BYTES_PER_S = 204.8e9  # assumed: of a node, for all its ranks: eight channels of DDR4-3200
+# Bytes that memory moves for a byte: of a message copied in the node, reduced, copied, touched for the first time.
+MESSAGE_TRAFFIC, REDUCTION_TRAFFIC, COPY_TRAFFIC, TOUCH_TRAFFIC = 2, 3, 2, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSystem:
-    """machine: its name in the catalogue. node_stride: the job's nodes are every so many of consecutive ones; spread:
-    they lie at even distances over the whole machine. overrides: numbers of the fabric that differ from the machine
-    file's, up to so many nodes: what one rank could use, and in place of what the file has from larger measurements."""
+    """machine: its name in the catalogue. host_memory_bytes_per_s: of a node. node_stride: the job's nodes are every so
+    many of consecutive ones; spread: they lie at even distances over the whole machine. overrides: numbers of the
+    fabric that differ from the machine file's, up to so many nodes: what one rank could use, and in place of what the
+    file has from larger measurements."""
 
     machine: str
+    host_memory_bytes_per_s: float = HOST_MEMORY_BYTES_PER_S
     node_stride: int = 1
     spread: bool = False
     overrides_up_to: int = 1 << 30
@@ -38,9 +44,13 @@ SYSTEMS: dict[str, MeasuredSystem] = {
     # assumed: a job on a busy dragonfly gets nodes all over it
     "leonardo": MeasuredSystem(machine="leonardo", spread=True),
     "lumi": MeasuredSystem(machine="lumi_g", spread=True),
-    "mare_nostrum": MeasuredSystem(machine="marenostrum5_acc"),
+    "mare_nostrum": MeasuredSystem(
+        machine="marenostrum5_acc", host_memory_bytes_per_s=614.4e9,  # assumed: two sockets of eight DDR5-4800
+    ),
     # one message uses one of the six interfaces of a node: 6.3 of 6.8 GB/s measured
-    "fugaku": MeasuredSystem(machine="fugaku", overrides={"port_bytes_per_s": 6.8e9}),
+    "fugaku": MeasuredSystem(
+        machine="fugaku", host_memory_bytes_per_s=1024e9, overrides={"port_bytes_per_s": 6.8e9},
+    ),
     # CRAB: the measured nodes are every second of the job's, the others run the aggressor. Taper of the leaves from 32
     # nodes (two leaves of 16), the largest that is fitted; above the leaves nothing is known from there: no taper. The
     # machine file has the upper taper from 128 nodes, which holds for larger jobs.
@@ -68,7 +78,8 @@ def cluster_of(measurement: Measurement) -> Cluster:
     nodes = measurement.num_nodes
     machine = machine_of(measurement.system)
     system = SYSTEMS.get(measurement.system, MeasuredSystem(machine=""))
-    nics, inside_bytes_per_s = 1, HOST_MEMORY_BYTES_PER_S
+    share_bytes_per_s = system.host_memory_bytes_per_s / (MESSAGE_TRAFFIC * measurement.ranks_per_node)
+    nics, inside_bytes_per_s = 1, min(SHARED_MEMORY_BYTES_PER_S, share_bytes_per_s)
     family: str = "single_switch"
     numbers: dict[str, Any] = {"port_bytes_per_s": GENERIC_PORT_BYTES_PER_S}
     inside_s = 1e-6
@@ -91,6 +102,19 @@ def cluster_of(measurement: Measurement) -> Cluster:
         num_nodes=nodes, ranks_per_node=measurement.ranks_per_node, fabric=fabric, nics_per_node=nics,
         node_bytes_per_s=inside_bytes_per_s, node_latency_s=inside_s, node_numbers=node_numbers,
     )  # fmt: skip
+
+
+def with_neighbours(transport: Transport, one: Measurement) -> Transport:
+    """The library of a rank that shares its host's memory and cache with the other ranks of its node."""
+    ranks_per_node = one.ranks_per_node
+    share = SYSTEMS.get(one.system, MeasuredSystem(machine="")).host_memory_bytes_per_s / ranks_per_node
+    return replace(
+        transport,
+        memory_reduction_bytes_per_s=min(transport.memory_reduction_bytes_per_s, share / REDUCTION_TRAFFIC),
+        memory_copy_bytes_per_s=min(transport.memory_copy_bytes_per_s, share / COPY_TRAFFIC),
+        first_touch_bytes_per_s=min(transport.first_touch_bytes_per_s, share / TOUCH_TRAFFIC),
+        cache_bytes=transport.cache_bytes / ranks_per_node,
+    )
 
 
 def _three(shape: tuple[int, ...]) -> tuple[int, ...]:
