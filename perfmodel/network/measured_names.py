@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perfmodel.network.measured import ITEM_BYTES, Measurement
+from perfmodel.network.selection import open_mpi
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {
 
 _OWN_CHOICE = "the library's own choice among its algorithms"
 _REASONS: tuple[tuple[str, str, str], ...] = (  # system, pattern of the name, why it is not judged
-    ("", r"default[_-](ompi|mpich|default|.*mpi)$|default$", _OWN_CHOICE),
+    ("", r"default[_-](mpich|default|.*mpi)$|default$", _OWN_CHOICE),
     ("fugaku", r".*-UTOFU-", "uTofu implementation of this machine, several ports at once: its software is not MPI's"),
     ("fugaku", r"default-(3dtorus|gtbc|linear$|blacc|crp|doublespread|trix|trinary|bintree|rdbc)",
      "vendor algorithm for the torus, schedule not published"),
@@ -129,19 +130,37 @@ UNKNOWN_NAME = "the schedule of this name is not known"
 def implementation_of(measurement: Measurement) -> Implementation | str:
     """What was measured, as a schedule, or why it cannot be judged (one phrase)."""
     known = IMPLEMENTATIONS.get(measurement.collective, {})
-    few = measurement.collective == "all_reduce" and measurement.size_bytes < ITEM_BYTES * measurement.num_ranks
-    if few and known.get(measurement.name) == _RING_REDUCE:
-        return known["recursive_doubling_ompi"]  # what the ring's code does with fewer items than ranks
-    if "allg scatter is old raben" in measurement.notes and measurement.name == "allgather_reduce_ompi":
-        return known["rabenseifner_ompi"]  # a library rebuilt for that run, as its notes say
+    if measurement.name == "default_ompi" and known:
+        return _few_items(measurement, _open_mpi(measurement, known))
     if measurement.name == "allreduce_nccl_tree" and measurement.name in known:
         return _nccl_tree(measurement)
     if measurement.name in known:
-        return known[measurement.name]
+        return _few_items(measurement, known[measurement.name])
     for system, pattern, reason in _REASONS:
         if system in ("", measurement.system) and re.match(pattern, measurement.name):
             return reason
     return UNKNOWN_NAME
+
+
+def _few_items(measurement: Measurement, way: Implementation) -> Implementation:
+    """With fewer items than ranks the code of the ring all-reduce is recursive doubling."""
+    few = measurement.collective == "all_reduce" and measurement.size_bytes < ITEM_BYTES * measurement.num_ranks
+    if few and way.algorithm in ("ring", "segmented_ring"):
+        return IMPLEMENTATIONS["all_reduce"]["recursive_doubling_ompi"]
+    return way
+
+
+def _open_mpi(measurement: Measurement, known: Mapping[str, Implementation]) -> Implementation:
+    """What Open MPI's fixed rules choose, implemented as its algorithm of that name (unsegmented trees post all
+    children at once)."""
+    choice = open_mpi(measurement.collective, measurement.num_ranks, measurement.size_bytes)
+    tree = {"binomial": "binomial_ompi", "knomial": "knomial_ompi"}.get(choice.algorithm)
+    if tree is not None and tree in known:
+        return known[tree]
+    for name, one in sorted(known.items(), key=lambda entry: not entry[0].endswith("_ompi")):
+        if one.algorithm == choice.algorithm and "nccl" not in name:
+            return one
+    return Implementation(algorithm=choice.algorithm, options=choice.options)
 
 
 def _nccl_tree(measurement: Measurement) -> Implementation:

@@ -24,6 +24,7 @@ from perfmodel.network.routes import Transport
 LARGE_BYTES = 2.0**20
 CLOSE = 1.05
 ALIKE = 1.02
+OWN_CHOICE = "default_ompi"  # judged as what Open MPI's rules choose; itself no algorithm to choose
 Stack = tuple[str, str]  # system, software stack
 NETWORK_CONSTANTS = (
     "overhead_s", "gap_s", "entry_s", "link_fraction", "contended_fraction", "rendezvous_s", "eager_bytes",
@@ -202,10 +203,12 @@ def is_large(verdict: Verdict) -> bool:
 
 def choices(verdicts: Iterable[Verdict]) -> Choices:
     """How good the model's best algorithm is. An algorithm measured in several implementations counts by their median;
-    of calls with one algorithm there is nothing to choose."""
+    a library's own choice is none, and of calls with one algorithm there is nothing to choose."""
     calls: dict[tuple[object, ...], dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
     for one in verdicts:
         what = one.measurement
+        if what.name == OWN_CHOICE:
+            continue
         call = (what.system, what.stack, what.collective, what.num_nodes, what.ranks_per_node, what.size_bytes)
         calls[call][one.algorithm].append(one)
     regrets = []

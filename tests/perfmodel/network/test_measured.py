@@ -102,13 +102,19 @@ def test_names_stand_for_schedules_and_unknown_ones_for_none(tmp_path):
     assert _one(tmp_path, "REDUCE_SCATTER", "recursive_halving_over").algorithm == "recursive_halving"
     assert _one(tmp_path, "ALLGATHER", "my_own") == UNKNOWN_NAME
     assert _one(tmp_path, "GATHER", "ring_ompi") == UNKNOWN_NAME
-    assert "own choice" in _one(tmp_path, "ALLGATHER", "default_ompi")
+    assert "own choice" in _one(tmp_path, "ALLGATHER", "default-default", system="fugaku")
     assert "uTofu" in _one(tmp_path, "ALLGATHER", "BINE-VEC_DOUBLING_BLOCKS-UTOFU-0-1", system="fugaku")
 
 
 def test_the_ring_with_fewer_items_than_ranks_is_recursive_doubling(tmp_path):
     assert _one(tmp_path, "ALLREDUCE", "ring_ompi", size=64).algorithm == "recursive_doubling"
     assert _one(tmp_path, "ALLREDUCE", "ring_ompi", size=256).algorithm == "ring"
+
+
+def test_open_mpis_own_choice_is_the_algorithm_that_its_rules_name(tmp_path):
+    large = _one(tmp_path, "ALLREDUCE", "default_ompi", size=2**29)
+    assert large == _one(tmp_path, "ALLREDUCE", f"{large.algorithm}_ompi", size=2**29)
+    assert _one(tmp_path, "ALLREDUCE", "default_ompi", size=4).algorithm != large.algorithm
 
 
 def test_one_run_has_its_algorithms_renamed_in_its_notes(tmp_path):
