@@ -32,7 +32,7 @@ def test_list_has_every_machine_with_its_assumed_numbers(capsys):
     assert frontier["peak_dtype"] == "float32"
     assert re.search(r"frontier\s+9,856 x 8\s+dragonfly\s+23.95 TFLOP/s float32\s+100 GB/s", shown)
     assert entries["cresco8"]["peak_flops_per_s"] is None
-    assert entries["cresco8"]["num_assumed"] == entries["cresco8"]["num_numbers"]
+    assert all(0 < entry["num_assumed"] < entry["num_numbers"] for entry in entries.values())
 
 
 def test_show_lists_assumed_numbers_apart(capsys):

@@ -19,6 +19,7 @@ from perfmodel.machine import (
     write_machine,
 )
 from perfmodel.network.catalogue import bisection, injection_bytes_per_s
+from perfmodel.network.fitted import FITTED
 from perfmodel.network.routes import Transport
 from perfmodel.step_time import rates_for
 
@@ -171,6 +172,7 @@ def test_fabric_names_what_its_family_does_not_take(values, family, key, value, 
 
 
 def test_transport_has_the_constants_given_and_the_defaults_of_the_rest(values):
+    del values["transport"]
     assert machine_from_mapping(values, "x").transport is None
     values["transport"] = {"overhead_s": quantity(1e-6), "link_fraction": quantity(0.9), "eager_bytes": quantity(0)}
     made = machine_from_mapping(values, "x").transport
@@ -213,6 +215,22 @@ def test_dates_are_the_entrys_the_sources_or_the_files(values):
     assert machine.dates["nodes"] == "2024-06"
     assert machine.dates["devices_per_node"] == "2021"
     assert machine.dates["device.memory_bytes_per_node"] == "2026"
+
+
+def test_measured_machines_have_the_constants_that_were_fitted_to_them():
+    for name, stack in {
+        "leonardo": ("leonardo", "mpi-gpu"),
+        "marenostrum5_acc": ("mare_nostrum", "nccl"),
+        "fugaku": ("fugaku", "mpi"),
+        "lumi_g": ("lumi", "crab"),
+        "cresco8": ("cresco8", "crab"),
+    }.items():
+        fitted, own = FITTED[stack].all_scales, load_machine(name).transport
+        assert own.link_fraction == pytest.approx(fitted.link_fraction, rel=0.1), name
+        assert own.rendezvous_s == pytest.approx(fitted.rendezvous_s, rel=0.6), name
+    unmeasured = [name for name in catalogue_names() if "transport.overhead_s" in load_machine(name).assumptions()]
+    assert {"frontier", "lineshine", "cnis"} <= set(unmeasured)
+    assert "leonardo" not in unmeasured
 
 
 @pytest.mark.parametrize(
