@@ -3,9 +3,14 @@
 import dataclasses
 import os
 import socket
+import sys
 
 import numpy as np
 import pytest
+
+if not sys.platform.startswith("linux"):
+    pytest.skip("the switch calls Linux's C library", allow_module_level=True)
+
 from shaped import switch
 from shaped.prediction import make_cluster
 from shaped.shape import STATISTICS, Shape
