@@ -6,15 +6,17 @@ machines' numbers (``perfmodel/machines``) nor how clusters are built (``cluster
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from janus.errors import UserError
 from perfmodel.machine import Machine, catalogue_names, load_machine
 from perfmodel.network.cluster import Cluster, spread_nodes
-from perfmodel.network.fabric import build_fabric
+from perfmodel.network.fabric import Fabric, build_fabric
 from perfmodel.network.measured import Measurement
 from perfmodel.network.routes import Transport
 
@@ -97,11 +99,23 @@ def cluster_of(measurement: Measurement) -> Cluster:
     node_numbers = system.node_stride * np.arange(nodes, dtype=np.int64)
     if system.spread and machine is not None and nodes <= machine.nodes:
         node_numbers = spread_nodes(nodes, machine.nodes)
-    fabric = build_fabric(family, numbers, num_nodes=int(node_numbers[-1]) + 1, nics_per_node=nics)
+    try:
+        fabric = build_fabric(family, numbers, num_nodes=int(node_numbers[-1]) + 1, nics_per_node=nics)
+    except UserError:
+        if not measurement.torus:
+            raise
+        fabric = _plain_torus(measurement.torus, numbers)
     return Cluster(
         num_nodes=nodes, ranks_per_node=measurement.ranks_per_node, fabric=fabric, nics_per_node=nics,
         node_bytes_per_s=inside_bytes_per_s, node_latency_s=inside_s, node_numbers=node_numbers,
     )  # fmt: skip
+
+
+def _plain_torus(shape: tuple[int, ...], numbers: Mapping[str, Any]) -> Fabric:
+    """The virtual torus itself, for shapes whose fold into the machine's dimensions is not known."""
+    kept = {name: numbers[name] for name in ("link_bytes_per_s", "port_bytes_per_s") if name in numbers}
+    latencies = {name: numbers[name] for name in ("wire_latency_s", "switch_latency_s") if name in numbers}
+    return build_fabric("torus", kept | latencies | {"shape": shape}, num_nodes=math.prod(shape), nics_per_node=1)
 
 
 def with_neighbours(transport: Transport, one: Measurement) -> Transport:
