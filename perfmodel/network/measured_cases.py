@@ -17,9 +17,11 @@ from perfmodel.network.algorithms import make_schedule
 from perfmodel.network.closed_form import Price, price
 from perfmodel.network.measured import Measurement
 from perfmodel.network.measured_names import Implementation, implementation_of
+from perfmodel.network.measured_price import price_with_free_ports
 from perfmodel.network.measured_schedules import MAKERS
-from perfmodel.network.measured_systems import cluster_of, with_neighbours
+from perfmodel.network.measured_systems import cluster_of, ports_block, with_neighbours
 from perfmodel.network.routes import Transport
+from perfmodel.network.schedule import Schedule
 
 Floats = NDArray[np.float64]
 Key = tuple[object, ...]
@@ -101,12 +103,15 @@ def _priced(one: Measurement, way: Implementation) -> Price | str:
     """The price, or why there is none."""
     if way.algorithm in QUADRATIC and one.num_ranks > MOST_RANKS_QUADRATIC:
         return f"one message per block among more than {MOST_RANKS_QUADRATIC:,} ranks: too many to price"
+    schedule: Schedule
     try:
-        if way.algorithm in MAKERS:
-            return _without_false_exchanges(price(MAKERS[way.algorithm](one.num_ranks, **way.options), cluster_of(one)))
         options = {"ranks_per_node": one.ranks_per_node} | dict(way.options)
-        schedule = make_schedule(one.collective, way.algorithm, one.num_ranks, **options)
-        return _without_false_exchanges(price(schedule, cluster_of(one)))
+        if way.algorithm in MAKERS:
+            schedule = MAKERS[way.algorithm](one.num_ranks, **way.options)
+        else:
+            schedule = make_schedule(one.collective, way.algorithm, one.num_ranks, **options)
+        found = (price if ports_block(one) else price_with_free_ports)(schedule, cluster_of(one))
+        return _without_false_exchanges(found)
     except UserError as error:
         return f"cannot be built: {error}"
 

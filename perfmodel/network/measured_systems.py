@@ -30,14 +30,16 @@ MESSAGE_TRAFFIC, REDUCTION_TRAFFIC, COPY_TRAFFIC, TOUCH_TRAFFIC = 2, 3, 2, 2
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSystem:
     """machine: its name in the catalogue. host_memory_bytes_per_s: of a node. node_stride: the job's nodes are every so
-    many of consecutive ones; spread: they lie at even distances over the whole machine. overrides: numbers of the
-    fabric that differ from the machine file's, up to so many nodes: what one rank could use, and in place of what the
-    file has from larger measurements."""
+    many of consecutive ones; spread: they lie at even distances over the whole machine. ports_block: a port that
+    several nodes send to loses rate too (seen on LUMI's Slingshot, not on InfiniBand and Tofu). overrides: numbers of
+    the fabric that differ from the machine file's, up to so many nodes: what one rank could use, and in place of what
+    the file has from larger measurements."""
 
     machine: str
     host_memory_bytes_per_s: float = HOST_MEMORY_BYTES_PER_S
     node_stride: int = 1
     spread: bool = False
+    ports_block: bool = False
     overrides_up_to: int = 1 << 30
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
@@ -45,7 +47,7 @@ class MeasuredSystem:
 SYSTEMS: dict[str, MeasuredSystem] = {
     # assumed: a job on a busy dragonfly gets nodes all over it
     "leonardo": MeasuredSystem(machine="leonardo", spread=True),
-    "lumi": MeasuredSystem(machine="lumi_g", spread=True),
+    "lumi": MeasuredSystem(machine="lumi_g", spread=True, ports_block=True),
     "mare_nostrum": MeasuredSystem(
         machine="marenostrum5_acc", host_memory_bytes_per_s=614.4e9,  # assumed: two sockets of eight DDR5-4800
     ),
@@ -116,6 +118,11 @@ def _plain_torus(shape: tuple[int, ...], numbers: Mapping[str, Any]) -> Fabric:
     kept = {name: numbers[name] for name in ("link_bytes_per_s", "port_bytes_per_s") if name in numbers}
     latencies = {name: numbers[name] for name in ("wire_latency_s", "switch_latency_s") if name in numbers}
     return build_fabric("torus", kept | latencies | {"shape": shape}, num_nodes=math.prod(shape), nics_per_node=1)
+
+
+def ports_block(one: Measurement) -> bool:
+    """Whether the ports of a system lose rate where several nodes send to one."""
+    return one.system in SYSTEMS and SYSTEMS[one.system].ports_block
 
 
 def with_neighbours(transport: Transport, one: Measurement) -> Transport:

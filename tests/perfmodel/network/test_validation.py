@@ -6,11 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from perfmodel.network.algorithms import make_schedule
+from perfmodel.network.closed_form import price
+from perfmodel.network.cluster import Cluster
+from perfmodel.network.fabric import build_fabric
 from perfmodel.network.fit import generic_transport
 from perfmodel.network.fitted import FITTED
 from perfmodel.network.measured import Measurement, read_measurements
 from perfmodel.network.measured_cases import make_cases
+from perfmodel.network.measured_price import price_with_free_ports
 from perfmodel.network.measured_schedules import knomial_at_once
+from perfmodel.network.routes import Transport
 from perfmodel.network.validation import (
     Library,
     Verdict,
@@ -146,6 +152,22 @@ def test_constants_of_the_program_are_those_that_the_sample_tables_give(shared_d
     assert (found.limit, found.largest, found.jobs) == (shipped.limit, shipped.largest, shipped.jobs)
     for name, value in vars(shipped.small_scales).items():
         assert getattr(found.small_scales, name) == pytest.approx(value, rel=0.02), name
+
+
+def test_ports_that_several_send_to_do_not_count_as_shared_but_links_inside_the_fabric_do():
+    fabric = build_fabric("fat_tree", {"children": (4, 2), "taper": 4.0, "link_bytes_per_s": 1.0}, num_nodes=8,
+                          nics_per_node=1)  # fmt: skip
+    cluster = Cluster(num_nodes=8, ranks_per_node=1, fabric=fabric, nics_per_node=1, node_bytes_per_s=1.0,
+                      node_latency_s=0.0)  # fmt: skip
+    schedule = make_schedule("all_to_all", "linear", 8)
+    plain, free = price(schedule, cluster), price_with_free_ports(schedule, cluster)
+    # each leaf sends 4 ranks' 4/8 of m over an uplink of 4/4: 2 m, shared by four senders
+    assert free.shared_load_s_per_byte.tolist() == pytest.approx([2.0])
+    one_leaf = price_with_free_ports(make_schedule("all_to_all", "linear", 4), cluster)
+    assert one_leaf.shared_load_s_per_byte.tolist() == [0.0]
+    assert price(make_schedule("all_to_all", "linear", 4), cluster).shared_load_s_per_byte.tolist() == [0.75]
+    sizes = [1.0, 1e6]
+    assert free.time_s(sizes, Transport()).tolist() == pytest.approx(plain.time_s(sizes, Transport()).tolist())
 
 
 def test_verdicts_keep_the_case_order_and_the_constants_origin():
