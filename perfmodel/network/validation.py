@@ -31,6 +31,12 @@ NETWORK_CONSTANTS = (
     "eager_copy_bytes_per_s",
 )  # fmt: skip
 
+GPU_MEMORY_BYTES_PER_S = 1e12  # assumed: what a kernel of a library reduces or copies in a GPU's memory
+MEMORY_RATES = (
+    "reduction_bytes_per_s", "copy_bytes_per_s", "memory_reduction_bytes_per_s", "memory_copy_bytes_per_s",
+    "first_touch_bytes_per_s",
+)  # fmt: skip
+
 # Held out although their scale is fitted: collectives measured at one scale only, so that they judge something.
 HELD_OUT: Mapping[Stack, tuple[str, ...]] = {("mare_nostrum", "mpi"): ("broadcast", "all_to_all")}
 
@@ -146,7 +152,8 @@ def left_out_library(stack: Stack, known: Mapping[Stack, Transport]) -> Library:
         if system != stack[0] and kind in kinds:
             by_system[system].append(transport)
     if not by_system:
-        return Library(transport=generic_transport(), origin="generic")
+        rates = dict.fromkeys(MEMORY_RATES, GPU_MEMORY_BYTES_PER_S) if stack[1] in ("nccl", "mpi-gpu") else {}
+        return Library(transport=generic_transport(rates), origin="generic")
     means = [mean_transport(transports) for transports in by_system.values()]
     return Library(transport=mean_transport(means), origin="others")
 
