@@ -238,17 +238,23 @@ def _print_choices(report: Mapping[str, Any]) -> None:
 
 def _print_worst(report: Mapping[str, Any]) -> None:
     print("worst held-out rows (and what the model's time consists of):")
-    for row in [*report["worst"], *report.get("rows", [])]:
-        fitted = ", fitted" if row["fitted"] else ""
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row.get("shares", {}).items())
-        print(
-            f"  {row['system']} {row['collective']} {row['name']}, {row['nodes']} x {row['ranks_per_node']} ranks, "
-            f"{row['bytes']:.0f} bytes: measured {1e6 * row['measured_s']:.1f} us, predicted "
-            f"{1e6 * row['predicted_s']:.1f} us ({_percent(row['error'], signed=True)}{fitted})"
-            f"{'; ' + shares if shares else ''}  [{Path(row['file']).name}, line {row['line']}]",
-        )
-        if row is report["worst"][-1] and report.get("rows"):
-            print("all rows:")
+    for row in report["worst"]:
+        _print_row(row)
+    if report.get("rows"):
+        print("all rows:")
+    for row in report.get("rows", []):
+        _print_row(row)
+
+
+def _print_row(row: Mapping[str, Any]) -> None:
+    fitted = ", fitted" if row["fitted"] else ""
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row.get("shares", {}).items())
+    print(
+        f"  {row['system']} {row['collective']} {row['name']}, {row['nodes']} x {row['ranks_per_node']} ranks, "
+        f"{row['bytes']:.0f} bytes: measured {1e6 * row['measured_s']:.1f} us, predicted "
+        f"{1e6 * row['predicted_s']:.1f} us ({_percent(row['error'], signed=True)}{fitted})"
+        f"{'; ' + shares if shares else ''}  [{Path(row['file']).name}, line {row['line']}]"
+    )
 
 
 def main(arguments: list[str]) -> int:

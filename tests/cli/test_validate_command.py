@@ -42,6 +42,15 @@ def test_tables_are_printed_with_the_origin_of_the_constants(table, capsys):
     assert "mystery: 1 rows, the schedule of this name is not known" in shown
 
 
+def test_a_table_of_unknown_names_and_one_of_fitted_rows_judge_nothing(tmp_path, capsys):
+    unknown, fitted = tmp_path / "unknown.csv", tmp_path / "fitted.csv"
+    unknown.write_text(CRAB + "nowhere,mystery,64,16777216,1300\n")
+    fitted.write_text(CRAB + "leonardo,a2a_comm_only,4,2097152,275\n")
+    for path, numbers in ((unknown, "0 rows judged, 0 rows"), (fitted, "0 rows judged, 1 rows")):
+        assert main(["validate", "collectives", "--data", str(path), "--rows"]) == 0
+        assert numbers in capsys.readouterr().out
+
+
 def test_constants_can_be_fitted_again_and_written(table, tmp_path, capsys):
     out = tmp_path / "fitted.py"
     assert main(["validate", "collectives", "--data", str(table), "--fit", "--write", str(out), "--json"]) == 0
