@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 SCALE = 0.2
 MEBIBYTE = 2.0**20
-WIDE, NARROW = 1.0, 0.05
+WIDE, NARROW = 1.0, 0.02
 WORTHWHILE = 1.0  # of the objective: what moving a step must gain
 
 
