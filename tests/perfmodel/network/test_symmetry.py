@@ -12,8 +12,9 @@ from perfmodel.network.fat_tree import FatTree
 from perfmodel.network.flow_events import simulate
 from perfmodel.network.noise import Disturbances
 from perfmodel.network.routes import Transport
+from perfmodel.network.schedule import Round
 from perfmodel.network.symmetry import find_classes
-from tests.perfmodel.network.small_networks import OneSwitch, Racks, routes_over
+from tests.perfmodel.network.small_networks import OneSwitch, Racks, routes_over, schedule_of, shifts
 
 TRANSPORT = Transport(overhead_s=1e-6, gap_s=1e-7, link_fraction=0.9, reduction_bytes_per_s=5e9, copy_bytes_per_s=9e9)
 
@@ -82,3 +83,29 @@ def test_ranks_that_all_differ_are_left_as_they_are() -> None:
     routes = routes_over([[0], [1], [2]])
     given = (np.array([[1.0, 2.0, 3.0]]), source, target, routes, np.full(3, 1e9), np.zeros(3))
     assert find_classes(*given) is None
+
+
+def test_a_rank_reduces_every_message_of_a_class() -> None:
+    """Each of 6 ranks reduces what 5 others send at once: five reductions one after the other."""
+    entries = shifts(6, 1.0, range(1, 6), reduced=1.0)
+    together = Round(
+        source=np.concatenate([entry.source for entry in entries]),
+        target=np.concatenate([entry.target for entry in entries]), fraction=np.ones(30), reduced=np.ones(30),
+    )  # fmt: skip
+    transport, cluster = Transport(reduction_bytes_per_s=1e9), OneSwitch(6, latency_s=0.0)
+    for symmetry in (False, True):
+        outcome = simulate(schedule_of(6, [together]), cluster, transport, 1e6, symmetry=symmetry)
+        np.testing.assert_allclose(outcome.finish_s, 5e-3 + 5e-3, rtol=1e-12)
+
+
+def test_ranks_are_told_apart_by_what_they_receive() -> None:
+    """0 to 2 to 4 beside 1 to 3 to 5, and rank 0 late: 2 and 3 send alike but receive at different times."""
+    steps = [
+        Round(source=np.array([2 * k, 2 * k + 1]), target=np.array([2 * k + 2, 2 * k + 3]), fraction=np.ones(2),
+              reduced=np.zeros(2))
+        for k in range(2)
+    ]  # fmt: skip
+    delays = Disturbances(start_delay_s=np.array([5e-3, 0, 0, 0, 0, 0]))
+    cluster = OneSwitch(6, latency_s=0.0)
+    outcome = simulate(schedule_of(6, steps), cluster, Transport(), 1e6, disturbances=delays, symmetry=True)
+    np.testing.assert_allclose(outcome.finish_s, np.array([6, 1, 7, 2, 7, 2]) * 1e-3, rtol=1e-12)
