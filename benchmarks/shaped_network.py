@@ -10,7 +10,7 @@ last one is done. predicted ms: discrete events and closed form of perfmodel, wi
 library's constants from messages between two ranks. error: predicted (events) / measured - 1. size: the buffer of one
 rank (all-reduce, input of a reduce-scatter), the gathered result, or all that one rank sends. Judged from 1 MiB on.
 
-Needs root on Linux, iproute2, util-linux and /dev/net/tun. Leaves nothing behind, however it ends.
+Needs root on Linux, iproute2, util-linux and /dev/net/tun. No process and no namespace outlives it, however it ends.
 
 examples:
   sudo python benchmarks/shaped_network.py --quick
