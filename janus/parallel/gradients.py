@@ -15,6 +15,7 @@ parameter that the loss does not reach: zeros) starts in ``finish``. Over c copi
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -35,7 +36,7 @@ def block_of(name: str) -> int:
     return int(match[1]) if match else ROOT
 
 
-class _Stage:
+class _Stage(ABC):
     """Gradients that one all-reduce sums. block: the lowest that it holds, which the backward reaches last."""
 
     def __init__(self, names: Sequence[str], axis: Axis, block: int) -> None:
@@ -44,9 +45,9 @@ class _Stage:
         self._pending = Pending()
 
     @property
+    @abstractmethod
     def is_complete(self) -> bool:
         """Whether the last micro-batch has added its gradients."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Begin to sum what is there."""
@@ -60,8 +61,9 @@ class _Stage:
         self._pending.wait()
         self.is_started = False
 
+    @abstractmethod
     def _flat(self) -> Tensor:
-        raise NotImplementedError
+        """The gradients as one tensor, which is summed in place."""
 
 
 class _UnitStage(_Stage):
