@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from janus.errors import UserError
 from perfmodel.network.event_loop import BATCHES, MESSAGE, RANK, ROUND, Play, play_of, run_events
 from perfmodel.network.fair_share import sharing_of
 from perfmodel.network.noise import Disturbances
@@ -194,7 +195,11 @@ def _messages(
     num_groups, n = members.shape
     counts = np.array([len(entry) for entry in played], dtype=np.int64)
     num_messages = int(counts.sum()) * num_groups
-    assert num_messages <= MAX_MESSAGES, f"{num_messages} messages, at most {MAX_MESSAGES} are played one by one"
+    if num_messages > MAX_MESSAGES:
+        raise UserError(
+            f"{num_messages:,} messages cannot be played one by one, {MAX_MESSAGES:,} can: "
+            "take fewer ranks, or the closed form"
+        )
     messages = np.zeros(num_messages, MESSAGE)
     shift = np.repeat(np.arange(num_groups, dtype=np.int64) * n, int(counts.sum()))
     messages["source"] = np.tile(_joined([entry.source for entry in played], np.int64), num_groups) + shift
