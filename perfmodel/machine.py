@@ -1,8 +1,9 @@
 """Machines as data: devices, nodes, links and fitted rates, every number with its source.
 
 It owns the file format (TOML, ``janus.machine/1``) and the catalogue in ``perfmodel/machines``. It does not own reading
-one number (``quantities``), whether numbers are plausible (``plausibility``), measuring (``janus calibrate``), fitting
-(``calibration``), topologies (``network``) or what anything costs (``step_time``, ``collectives``).
+one number (``quantities``), measured collectives (``collective_rates``), whether numbers are plausible
+(``plausibility``), measuring (``janus calibrate``), fitting (``calibration``), topologies (``network``) or what
+anything costs (``step_time``, ``collectives``).
 
 A number in a machine file is ``{value = 4e12, source = "vendor page, June 2026"}``; a source that starts with
 ``assumed`` marks a number nobody published, and a fitted one carries ``quality`` (median relative residual of the
@@ -28,6 +29,7 @@ from typing import Any
 
 from janus.config import read_toml
 from janus.errors import UserError
+from perfmodel.collective_rates import CollectiveRates, read_collectives
 from perfmodel.network.fabric import allowed_keys
 from perfmodel.network.kinds import wrong_kinds
 from perfmodel.network.routes import Transport
@@ -41,14 +43,18 @@ RATE_NAMES = (
     "batch_s",
     "optimizer_bytes_per_s", "optimizer_tensor_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
+# measured where a host was calibrated by this version or later; None where they are absent
+OPTIONAL_RATE_NAMES = ("grouped_flops_per_s", "grouped_call_s", "step_s", "overlap_efficiency")
 PEAK_DTYPES = (
     "float64", "float64_matrix", "float32", "float32_matrix", "tfloat32", "bfloat16", "float16", "float8", "int8",
 )  # fmt: skip
 FILE_KEYS = (
     "schema", "name", "description", "device_name", "date", "nodes", "devices_per_node", "device", "network", "fabric",
-    "transport", "rates", "provenance",
+    "transport", "rates", "collectives", "start_up", "provenance",
 )  # fmt: skip
-DEVICE_KEYS = ("memory_bytes_per_node", "second_memory_bytes_per_node", "memory_bytes_per_s", "peaks")
+DEVICE_KEYS = (
+    "memory_bytes_per_node", "second_memory_bytes_per_node", "memory_bytes_per_s", "second_memory_bytes_per_s", "peaks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,9 @@ class Rates:
     time (the operating system hands out and zeroes each new page).
     op_s: one operator call; batch_s: fixed part of a phase.
     optimizer_*: seconds per parameter tensor + bytes of parameters and states / rate (clip, AdamW, average).
+    grouped_flops_per_s, grouped_call_s: products of routed experts, a call per expert that has rows (None: as matmul_*
+    and op_s). step_s: time of a step outside its phases (None: not measured). overlap_efficiency: of the shorter of a
+    collective and the compute beside it, the fraction that is hidden (None: not measured).
     data_*: seconds per structure, edge and angle to build graphs and batches.
     all_reduce_*: ring form over the node's ranks (None: one rank).
     """
@@ -94,6 +103,10 @@ class Rates:
     data_angle_s: float
     all_reduce_latency_s: float | None = None
     all_reduce_bytes_per_s: float | None = None
+    grouped_flops_per_s: float | None = None
+    grouped_call_s: float | None = None
+    step_s: float | None = None
+    overlap_efficiency: float | None = None
     fused_s: dict[str, dict[str, float]] | None = None
 
     @property
@@ -126,6 +139,9 @@ class Machine:
 
     rates: empty for a machine known from publications only. fabric: None where nothing is known of what joins the
     nodes. transport: None where no constants of its communication library were fitted.
+    second_memory_bytes_per_s: of one device to the node's second memory; None: unknown. collectives: measured ones of a
+    calibrated host. start_up_s: {ranks on the host: seconds from the start of the processes to the end of the first
+    step}; empty where not measured.
     """
 
     name: str
@@ -139,6 +155,9 @@ class Machine:
     network: Network
     rates: tuple[Rates, ...]
     second_memory_bytes_per_node: float = 0.0
+    second_memory_bytes_per_s: float | None = None
+    collectives: tuple[CollectiveRates, ...] = ()
+    start_up_s: dict[int, float] = field(default_factory=dict)
     fabric: FabricDescription | None = None
     transport: Transport | None = None
     sources: dict[str, str] = field(default_factory=dict)
@@ -195,8 +214,9 @@ def _read_fused(reader: Quantities, base: str) -> dict[str, dict[str, float]] | 
 def _read_rates(reader: Quantities, label: str) -> Rates:
     base = f"rates.{label}"
     reader.only(base, [entry.name for entry in fields(Rates)])
-    plain = {name: reader.required(f"{base}.{name}", zero=name.endswith("_s") and "per" not in name)
-             for name in RATE_NAMES}  # fmt: skip
+    plain: dict[str, Any] = {
+        name: reader.required(f"{base}.{name}", zero=name.endswith("_s") and "per" not in name) for name in RATE_NAMES
+    }
     return Rates(
         ranks=reader.whole(f"{base}.ranks"),
         threads=reader.whole(f"{base}.threads"),
@@ -204,7 +224,33 @@ def _read_rates(reader: Quantities, label: str) -> Rates:
         all_reduce_latency_s=reader.optional(f"{base}.all_reduce_latency_s", zero=True),
         all_reduce_bytes_per_s=reader.optional(f"{base}.all_reduce_bytes_per_s"),
         **plain,
+        **_read_optional_rates(reader, base),
     )
+
+
+def _read_optional_rates(reader: Quantities, base: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        name: reader.optional(f"{base}.{name}", zero=not name.endswith("_per_s")) for name in OPTIONAL_RATE_NAMES
+    }
+    if (found["overlap_efficiency"] or 0.0) > 1:
+        reader.problems.append(
+            f"{base}.overlap_efficiency is {found['overlap_efficiency']}: it is a fraction, at most 1"
+        )
+    return found
+
+
+def _read_start_up(reader: Quantities) -> dict[int, float]:
+    """Seconds by number of ranks: [start_up] ranks_1 = {...}, ranks_2 = {...}."""
+    seconds: dict[int, float] = {}
+    for name in reader.table("start_up"):
+        ranks = name.removeprefix("ranks_")
+        if name.startswith("ranks_") and ranks.isdecimal() and int(ranks) > 0:
+            value = reader.optional(f"start_up.{name}")
+            if value is not None:
+                seconds[int(ranks)] = value
+        else:
+            reader.problems.append(f"start_up.{name} is not a name of a machine file: use ranks_1, ranks_2, ...")
+    return dict(sorted(seconds.items()))
 
 
 def _read_peaks(reader: Quantities) -> dict[str, Peak]:
@@ -300,6 +346,8 @@ def read_machine(values: Mapping[str, Any]) -> FileVerdict:
         memory_bytes_per_node=reader.required("device.memory_bytes_per_node"),
         memory_bytes_per_s=reader.required("device.memory_bytes_per_s"),
         second_memory_bytes_per_node=reader.optional("device.second_memory_bytes_per_node") or 0.0,
+        second_memory_bytes_per_s=reader.optional("device.second_memory_bytes_per_s"),
+        collectives=read_collectives(reader), start_up_s=_read_start_up(reader),
         peaks=peaks, network=network, rates=rates, fabric=fabric, transport=transport,
         sources=reader.sources,
         dates={**dict.fromkeys(reader.sources, written), **reader.dates} if written else reader.dates,
