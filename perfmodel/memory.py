@@ -63,12 +63,12 @@ def kept_channels(model: ModelConfig, *, inside_blocks: bool | None = None) -> d
     kept: dict[RowKind, float] = {}
     for product in products_of(model):
         if inside_blocks is None or product.part.startswith("block") == inside_blocks:
-            channels = (product.inputs + product.outputs) / 2 * KEPT_BY_PRODUCT * product.copies
+            channels = (product.inputs + product.outputs) / 2 * KEPT_BY_PRODUCT * product.copies * product.top_k
             kept[product.rows] = kept.get(product.rows, 0.0) + channels * product.reaches_loss
     for operator in operators_of(model):
         if inside_blocks is None or operator.part.startswith("block") == inside_blocks:
             tensors = operator.arrays[1] * KEPT_BY_PLAIN_ARRAY
-            channels = tensors * operator.channels * operator.copies * operator.reaches_loss
+            channels = tensors * operator.channels * operator.copies * operator.top_k * operator.reaches_loss
             kept[operator.rows] = kept.get(operator.rows, 0.0) + channels
     return kept
 

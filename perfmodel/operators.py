@@ -38,6 +38,7 @@ class Operator:
     """``copies`` equal operators on [rows, channels]. kind "plain": unfused arithmetic, with arrays per phase.
 
     arrays: only for "plain": arrays of rows x channels that each pass reads or writes.
+    top_k: experts per token, where rows are copies of tokens.
     """
 
     part: str
@@ -47,10 +48,11 @@ class Operator:
     copies: float = 1
     reaches_loss: bool = True
     arrays: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    top_k: float = 1
 
     def elements(self, counts: Counts) -> float:
         """Rows x channels x copies."""
-        return counts.rows(self.rows) * self.channels * self.copies
+        return counts.rows(self.rows, self.top_k) * self.channels * self.copies
 
     def runs_in(self, phase: str) -> bool:
         """Dead results have a forward only."""

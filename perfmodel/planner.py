@@ -16,39 +16,17 @@ import numpy as np
 from janus.config import ModelConfig, to_mapping
 from janus.errors import UserError
 from janus.layout import Layout, layouts_of
-from janus.packing import pack_longest_first, split_by_cap
+from perfmodel.dataset import DataCounts, sample_batches, share_out
 from perfmodel.host import require_calibrated_here
 from perfmodel.machine import Machine
 from perfmodel.step_time import PHASE_NAMES, StepPrediction, predict_step, ranks_per_node
-from perfmodel.workload import Counts, parameter_counts
+from perfmodel.workload import parameter_counts
 
 SCHEMA = "janus.plan/1"
 WORK_CAPS: tuple[int | None, ...] = (None, 400_000, 200_000, 100_000, 50_000, 25_000)
 NO_CAP = 2**62  # in a plan file: TOML, into which the trainer resolves it, has no null
 MEMORY_RESERVE = 0.1  # assumed: share of the memory left to the operating system and to prediction errors
 NOT_YET = "not predicted yet: it trains, but steps are predicted for data parallel (unit 1) only"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataCounts:
-    """Counts of every structure of a data set [S], and where it lies."""
-
-    path: str
-    fingerprint: str
-    atoms: np.ndarray
-    edges: np.ndarray
-    bonds: np.ndarray
-    angles: np.ndarray
-
-    @property
-    def work(self) -> np.ndarray:
-        return np.asarray(self.edges) + np.asarray(self.angles)
-
-    def of(self, indices: Sequence[int]) -> Counts:
-        """Summed counts of some structures."""
-        chosen = list(indices)
-        sums = (float(np.asarray(column)[chosen].sum()) for column in (self.atoms, self.edges, self.bonds, self.angles))
-        return Counts(len(chosen), *sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,24 +75,6 @@ class Plan:
     considered: list[Candidate]
     memory_limit_bytes: float
     notes: tuple[str, ...] = field(default=())
-
-
-def sample_batches(work: np.ndarray, global_batch: int, num_batches: int, seed: int) -> list[list[int]]:
-    """The first global batches of the trainer's first epoch: the same shuffle (janus/train/sampler.py)."""
-    order = np.random.default_rng([seed, 0]).permutation(np.arange(len(work)))
-    count = min(num_batches, len(work) // global_batch)
-    return [order[number * global_batch : (number + 1) * global_batch].tolist() for number in range(count)]
-
-
-def share_out(work: np.ndarray, indices: Sequence[int], world_size: int, max_work: int | None) -> list[list[list[int]]]:
-    """Micro-batches of every rank, as the trainer packs them (a test holds this equal to janus/train/sampler.py)."""
-    chosen = np.asarray(indices, dtype=np.int64)
-    weight = np.maximum(np.asarray(work)[chosen], 1)
-    shares = []
-    for items in pack_longest_first(weight, world_size):
-        pieces = split_by_cap(weight[items], max_work) if max_work is not None and items else [list(range(len(items)))]
-        shares.append([[int(chosen[items[place]]) for place in piece] for piece in pieces if piece])
-    return shares
 
 
 def memory_limit(request: Request, machine: Machine) -> float:

@@ -54,6 +54,7 @@ class TrafficSettings:
     gathered_blocks: int = 2
     expert_strategy: Strategy = "tokens"
     expert_replication: bool = True
+    expert_flops_per_byte: float = 200.0
     expert_compression: bool = False
     bucket_bytes: int = 25 * 1024 * 1024
 
@@ -323,7 +324,10 @@ def expert_plans(
     experts: chosen by each element [Z,k], of the message and the feature layer of each block in turn (the k largest of
     the gate's row); edges (by the element of their centre), atoms: per rank of the group and element [n,Z].
     """
-    rule = ReplicationRule(weight_passes=2 if settings.keep is None else 5) if settings.expert_replication else None
+    rule = None
+    if settings.expert_replication:
+        passes = 2 if settings.keep is None else 5
+        rule = ReplicationRule(flops_per_byte=settings.expert_flops_per_byte, weight_passes=passes)
     return tuple(
         place_experts(
             chosen,

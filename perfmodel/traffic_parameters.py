@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from janus.config import ModelConfig
 from janus.layout import AxisName, Layout
@@ -85,6 +86,39 @@ def gradient_buckets(
         for axis, parameters in sizes.items()
         for numel in _packed(parameters, item_bytes, bucket_bytes)
     ]
+
+
+@lru_cache(maxsize=256)
+def _kept_by_place(model: ModelConfig, layout: Layout, shard: int, expert: int, strategy: Strategy) -> tuple[int, int]:
+    """``kept_pieces`` of the rank with these indices in its shard and its expert group."""
+    numel = tensors = 0
+    start: dict[int, int] = {}
+    units = sharded_units(model, layout)
+    for name, size in trained_parameters(model).items():
+        unit = ROOT if name.endswith(".gate.table") else block_of(name)
+        kept = size
+        if layout.expert_degree > 1 and _is_routed(name):
+            kept = _kept_of_experts(model, name, layout.expert_degree, strategy)[expert]
+        elif units:
+            first, start[unit] = start.get(unit, 0), start.get(unit, 0) + size
+            begin = shard * units[unit]
+            kept = max(0, min(first + size, begin + units[unit]) - max(first, begin))
+        numel, tensors = numel + kept, tensors + (kept > 0)
+    return numel, tensors
+
+
+def kept_pieces(model: ModelConfig, layout: Layout, rank: int, strategy: Strategy) -> tuple[int, int]:
+    """Numbers and tensors of the pieces that a rank keeps of the trained parameters, and its optimizer updates.
+
+    Of a sharded unit, flattened and padded to n equal ranges, the range of the rank's index without the padding, one
+    tensor per parameter that it meets; of spread experts the rank's own part; of all else everything.
+    """
+    place = layout.coordinates(rank)
+    return _kept_by_place(model, _of_one_unit(layout), place.shard, place.expert, strategy)
+
+
+def _of_one_unit(layout: Layout) -> Layout:
+    return replace(layout, replicas=1, placement="unit_first")
 
 
 def _packed(parameters: Sequence[tuple[str, int]], item_bytes: int, bucket_bytes: int) -> list[int]:

@@ -101,23 +101,35 @@ class StepFlops:
 @dataclass(kw_only=True)
 class PhaseWork:
     """What one phase executes: FLOPs and bytes of products, elements of fused operators by kind and pass (forward,
-    backward, double), bytes of plain arithmetic, kernel launches."""
+    backward, double), bytes of plain arithmetic, kernel launches.
+
+    grouped_flops, grouped_bytes, grouped_calls: of the routed experts' grouped products, in none of the others.
+    """
 
     flops: float = 0.0
     product_bytes: float = 0.0
     fused: dict[str, dict[str, float]] = field(default_factory=lambda: _no_elements())
     plain_bytes: float = 0.0
     launches: float = 0.0
+    grouped_flops: float = 0.0
+    grouped_bytes: float = 0.0
+    grouped_calls: float = 0.0
+
+    @property
+    def all_flops(self) -> float:
+        """FLOPs of all products."""
+        return self.flops + self.grouped_flops
 
     def add(self, other: PhaseWork) -> None:
         """Add another phase's work to this one."""
-        self.flops += other.flops
-        self.product_bytes += other.product_bytes
-        self.plain_bytes += other.plain_bytes
-        self.launches += other.launches
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         for kind, passes in other.fused.items():
             for name, elements in passes.items():
                 self.fused[kind][name] += elements
+
+
+_SUMMED = ("flops", "product_bytes", "plain_bytes", "launches", "grouped_flops", "grouped_bytes", "grouped_calls")
 
 
 def _no_elements() -> dict[str, dict[str, float]]:
@@ -128,8 +140,11 @@ def _work(
     products: Sequence[Product], operators: Sequence[Operator], counts: Counts, item_bytes: int
 ) -> dict[str, PhaseWork]:
     """The work of these products and operators per phase, without recompute."""
-    flops = phase_flops(products, counts, executed=True)
-    arrays, launches = phase_product_arrays(products, counts)
+    plain = [product for product in products if not product.is_grouped]
+    grouped = [product for product in products if product.is_grouped]
+    flops, grouped_flops = phase_flops(plain, counts, executed=True), phase_flops(grouped, counts, executed=True)
+    arrays, launches = phase_product_arrays(plain, counts)
+    grouped_arrays, grouped_calls = phase_product_arrays(grouped, counts)
     elements = phase_elements(operators, counts)
     result = {}
     for phase in PHASES:
@@ -139,6 +154,8 @@ def _work(
         result[phase] = PhaseWork(
             flops=flops[phase], product_bytes=arrays[phase] * item_bytes, fused=fused,
             plain_bytes=elements.plain_arrays[phase] * item_bytes, launches=launches[phase] + elements.launches[phase],
+            grouped_flops=grouped_flops[phase], grouped_bytes=grouped_arrays[phase] * item_bytes,
+            grouped_calls=grouped_calls[phase],
         )  # fmt: skip
     return result
 
@@ -171,5 +188,5 @@ def step_flops(model: ModelConfig, counts: Counts, *, recompute: bool) -> StepFl
     executed = phase_work(model, counts, recompute=recompute, item_bytes=4)
     return StepFlops(
         model=phase_flops(products_of(model), counts),
-        executed={phase: executed[phase].flops for phase in PHASES},
+        executed={phase: executed[phase].all_flops for phase in PHASES},
     )

@@ -58,12 +58,13 @@ def _experts(
     part: str, rows: RowKind, width: int, hidden: int, experts: ExpertConfig, leaves_block: bool
 ) -> list[Product]:
     """Routed experts (k copies of every token, one product per expert) and the shared ones, joined into one."""
-    routed, shared = float(experts.top_k), experts.num_shared_experts * hidden
-    count = experts.num_experts
+    shared = experts.num_shared_experts * hidden
+    copies: RowKind = "message_copies" if rows == "edges" else "feature_copies"
     result = [
-        Product(part=part, rows=rows, inputs=width, outputs=2 * hidden, copies=routed, weights=count),
-        Product(part=part, rows=rows, inputs=hidden, outputs=width, copies=routed, weights=count,
-                leaves_block=leaves_block),
+        Product(part=part, rows=copies, inputs=width, outputs=2 * hidden, top_k=experts.top_k,
+                num_experts=experts.num_experts),
+        Product(part=part, rows=copies, inputs=hidden, outputs=width, top_k=experts.top_k,
+                num_experts=experts.num_experts, leaves_block=leaves_block),
     ]  # fmt: skip
     if shared:
         result += [
@@ -117,10 +118,12 @@ def _block_operators(model: ModelConfig, part: str) -> list[Operator]:
 def _expert_operators(part: str, rows: RowKind, width: int, hidden: int, experts: ExpertConfig) -> list[Operator]:
     """Copies of the tokens, silu(core) * gate, weighting, the sum back, and the loads by sorting."""
     k, shared = experts.top_k, experts.num_shared_experts
+    copies: RowKind = "message_copies" if rows == "edges" else "feature_copies"
     return [
-        Operator(part=part, kind="gather", rows=rows, channels=width, copies=2 * k),
-        Operator(part=part, kind="plain", rows=rows, channels=k * width, arrays=(5, 8, 12)),
-        Operator(part=part, kind="plain", rows=rows, channels=(k + shared) * hidden, arrays=(5, 11, 30)),
+        Operator(part=part, kind="gather", rows=copies, channels=width, copies=2, top_k=k),
+        Operator(part=part, kind="plain", rows=copies, channels=width, arrays=(5, 8, 12), top_k=k),
+        Operator(part=part, kind="plain", rows=copies, channels=hidden, arrays=(5, 11, 30), top_k=k),
+        Operator(part=part, kind="plain", rows=rows, channels=shared * hidden, arrays=(5, 11, 30)),
         Operator(part=part, kind="plain", rows=rows, channels=width, arrays=(6, 3, 6)),
     ]
 

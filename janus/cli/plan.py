@@ -57,7 +57,7 @@ def _model(text: str) -> tuple[Any, str | None]:
 def _data_counts(path: Path, model: Any) -> Any:
     """Counts of a store at the model's cutoffs. Raises UserError for what is not a store."""
     from janus.data.store import StructureStore
-    from perfmodel.planner import DataCounts
+    from perfmodel.dataset import DataCounts, ElementCounts
 
     store = StructureStore.open(path)
     cutoffs = (model.cutoff_angstrom, model.line_cutoff_angstrom)
@@ -66,6 +66,10 @@ def _data_counts(path: Path, model: Any) -> Any:
     return DataCounts(
         path=str(path), fingerprint=str(store.fingerprint),
         atoms=store.num_atoms, edges=store.num_edges, bonds=store.num_bonds, angles=store.num_angles,
+        elements=ElementCounts(
+            end=store.arrays["composition_end"], element=store.arrays["composition_element"],
+            atoms=store.arrays["composition_atoms"], edges=store.arrays["composition_edges"],
+        ),
     )  # fmt: skip
 
 
