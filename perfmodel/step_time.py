@@ -1,12 +1,22 @@
-"""Analytic time of one training step: phases and causes, from workload, machine, layout and per-rank counts.
+"""Analytic time of one training step in any layout: what overlaps, who waits for whom, every second attributed.
 
-It owns how seconds are put together; FLOPs and elements come from ``workload``, speeds from ``machine``, collectives
-from ``collectives``, bytes from ``memory``. Layouts with a unit above 1 are priced in ``full_machine``.
+It owns how the parts of a step (``step_parts``) become its seconds, by phase and by cause. It does not own the work of
+the ranks (``step_work``), seconds of computing (``compute_time``) or of collectives (``prices``), nor events
+(``step_events``, which play the same parts rank by rank).
 
-seconds of a phase = stretch x (FLOPs / rate + product bytes / rate + fused elements x s) + plain bytes / rate
-+ fresh bytes / rate (FE and FF) + launches x s + a fixed part.
-The slowest rank decides; a phase's seconds are the mean over ranks, the mean wait for the slowest counts as sync,
-so the phases add up to the step, as in the trainer's record.
+One table [candidates, phases, causes] holds every second; the step is its sum, so phases and causes both add up to it.
+
+    compute         mean rank's seconds by cause
+    wait, inside    mean unit - mean rank: in every micro-batch and phase a unit takes as long as its slowest rank
+    wait, sync      slowest unit - mean unit: units meet at the sum of gradients
+    X hidden        e min(seconds of X that may hide, part of the compute beside which X runs, compute not yet used up)
+    X exposed       seconds of X - hidden
+
+e is the measured overlap efficiency: of the shorter of a collective and the compute beside it, the part that is hidden.
+Gathers run one block ahead; reduce-scatters but the last of a micro-batch run beside the next block's backward; sums of
+gradients that start before BE has ended run beside the rest of it, and beside the optimizer where nothing is clipped.
+On a host with more ranks than cores a rank that waits gives its core away: a unit takes the larger of the mean rank's
+seconds and what its slowest rank takes with a core of its own.
 """
 
 from __future__ import annotations
@@ -15,49 +25,76 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from janus.config import ModelConfig
 from janus.errors import UserError
 from janus.layout import Layout
-from perfmodel.collectives import Link, ring_all_reduce_s, two_level_all_reduce_s
+from perfmodel.compute_time import (
+    COMPUTE_CAUSES,
+    COMPUTE_PHASES,
+    OPTIMIZER_PASSES,
+    compute_seconds,
+    fresh_memory_bytes,
+    loader_seconds,
+    phase_seconds,
+    ranks_per_node,
+    rates_for,
+    scaled_rates,
+)
 from perfmodel.machine import Machine, Rates
-from perfmodel.memory import activation_bytes, predict_memory
-from perfmodel.operators import ARRAYS
-from perfmodel.workload import (
-    ITEM_BYTES,
-    Counts,
-    PhaseWork,
-    gradient_bytes,
-    parameter_tensors,
-    phase_work,
-    step_flops,
-    total_counts,
-)
+from perfmodel.memory import predict_memory
+from perfmodel.network.noise import Noise
+from perfmodel.prices import HostPrices, Prices, node_and_fabric_links, prices_for
+from perfmodel.slowest import expected_slowest
+from perfmodel.step_parts import SUM_AXES, Circumstances, StepParts, coupled_ranks, parts_of
+from perfmodel.step_work import MicroBatchWork, RankStep, RunSettings, StepWork, settings_traffic
+from perfmodel.traffic import MicroBatchSizes, step_traffic
+from perfmodel.traffic_parameters import kept_pieces
+from perfmodel.workload import ITEM_BYTES, PHASES, Counts, PhaseWork, phase_work, step_flops, total_counts
+from perfmodel.workload_moe import experts_of
 
-PHASE_NAMES = ("data", "FE", "FF", "BF_BE", "sync", "optimizer")
-COMPUTE_PHASES = {"FE": ("FE",), "FF": ("FF",), "BF_BE": ("BF", "BE")}
+__all__ = [
+    "CAUSES", "COMMUNICATION_CAUSES", "COMPUTE_PHASES", "OPTIMIZER_PASSES", "PHASE_NAMES", "StepPrediction",
+    "StepSeconds", "combine", "compute_seconds", "fresh_memory_bytes", "loader_seconds", "node_and_fabric_links",
+    "phase_seconds", "predict", "predict_step", "ranks_per_node", "rates_for", "work_of_counts",
+]  # fmt: skip
+
+Floats = NDArray[np.float64]
+
+PHASE_NAMES = ("data", "FE", "FF", "BF_BE", "sync", "optimizer", "outside")  # as in the trainer's record; outside: rest
+_RECORDED = {"FE": "FE", "FF": "FF", "BF": "BF_BE", "BE": "BF_BE"}
+COMMUNICATION_CAUSES = (
+    "gathers", "scatters", "halos", "exchanges", "group sums", "gradient sums", "small sums",
+)  # fmt: skip
 CAUSES = (
-    "products",
-    "operators",
-    "plain traffic",
-    "fresh memory",
-    "launches",
-    "loader",
-    "communication",
-    "wait",
-    "optimizer",
-)
-BUCKET_BYTES = 25 * 1024 * 1024  # janus.train.config.ParallelConfig.bucket_bytes
-SMALL_ALL_REDUCES = 3  # exit code, losses and the gradient norm's or counts' sum: a few numbers each
-OPTIMIZER_PASSES = 12  # clip reads g twice; AdamW reads p g m v, writes p m v; the average reads 2 and writes 1
+    *COMPUTE_CAUSES, "packing", "planning", "loader", *COMMUNICATION_CAUSES, "memory tiers", "wait", "optimizer",
+    "outside",
+)  # fmt: skip
+AXIS_OF_CAUSE = {
+    "gathers": "shard", "scatters": "shard", "halos": "graph", "group sums": "graph", "exchanges": "expert",
+    "small sums": "world",
+}  # fmt: skip
+ASSUMED_OVERLAP = 0.9  # where it was not measured, and no rank wants the cores that communicate
+ASSUMED_DEVIATION = 0.02  # of a rank's compute from step to step on machines that were not measured
+
+
+class PhaseCorrections(Protocol):
+    """What ``perfmodel.corrections.Corrections`` offers here."""
+
+    def factor(self, model: ModelConfig, phase: str) -> float:
+        """What predicted seconds of a phase are multiplied by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepPrediction:
     """One step of one layout. phase_s: mean over ranks, adding up to step_s; cause_s: the same seconds by cause.
 
-    flops_model, flops_executed: of all ranks; memory_bytes: of the fullest rank; rank_s: compute of each rank;
-    notes: what the prediction had to assume.
+    communication_s: exposed seconds by axis. flops_model, flops_executed: of all ranks; memory_bytes: of the fullest
+    rank; rank_s: compute of each rank worked out; notes: what the prediction had to assume.
     """
 
     step_s: float
@@ -68,170 +105,309 @@ class StepPrediction:
     flops_model: float
     flops_executed: float
     oversubscribed: bool
+    communication_s: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
 
-def _scaled(rates: Rates, factor: float, ranks: int) -> Rates:
-    """The same rates when every rank gets 1/factor of them."""
-    fused = rates.fused_s and {
-        kind: {name: value * factor for name, value in passes.items()} for kind, passes in rates.fused_s.items()
-    }
-    return dataclasses.replace(
-        rates, ranks=ranks, fused_s=fused,
-        matmul_flops_per_s=rates.matmul_flops_per_s / factor, matmul_bytes_per_s=rates.matmul_bytes_per_s / factor,
-        plain_bytes_per_s=rates.plain_bytes_per_s / factor, fresh_bytes_per_s=rates.fresh_bytes_per_s / factor,
-        op_s=rates.op_s * factor, batch_s=rates.batch_s * factor,
-        optimizer_bytes_per_s=rates.optimizer_bytes_per_s / factor,
-        optimizer_tensor_s=rates.optimizer_tensor_s * factor, data_structure_s=rates.data_structure_s * factor,
-        data_edge_s=rates.data_edge_s * factor, data_angle_s=rates.data_angle_s * factor,
-        all_reduce_latency_s=None if rates.all_reduce_latency_s is None else rates.all_reduce_latency_s * factor,
-        all_reduce_bytes_per_s=None if rates.all_reduce_bytes_per_s is None else rates.all_reduce_bytes_per_s / factor,
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepSeconds:
+    """table [C, phases, causes]: every second of the step. sums_share [C,3]: gradient sums by axis, of all of them."""
+
+    table: Floats
+    sums_share: Floats
+
+    @property
+    def step_s(self) -> Floats:
+        return np.asarray(self.table.sum(axis=(1, 2)))
+
+    @property
+    def phase_s(self) -> dict[str, Floats]:
+        return {phase: self.table[:, place].sum(axis=1) for place, phase in enumerate(PHASE_NAMES)}
+
+    @property
+    def cause_s(self) -> dict[str, Floats]:
+        return {cause: self.table[:, :, place].sum(axis=1) for place, cause in enumerate(CAUSES)}
+
+    @property
+    def communication_s(self) -> dict[str, Floats]:
+        """Exposed seconds by axis."""
+        causes = self.cause_s
+        found: dict[str, Floats] = {}
+        for cause, axis in AXIS_OF_CAUSE.items():
+            found[axis] = found.get(axis, 0.0) + causes[cause]
+        for place, axis in enumerate(SUM_AXES):
+            found[axis] = found.get(axis, 0.0) + causes["gradient sums"] * self.sums_share[:, place]
+        return found
+
+
+class _Table:
+    """The seconds of C candidates, filled in cell by cell."""
+
+    def __init__(self, count: int) -> None:
+        self.seconds = np.zeros((count, len(PHASE_NAMES), len(CAUSES)))
+
+    def add(self, phase: str, cause: str, seconds: Floats) -> None:
+        """phase: of PHASE_NAMES, or one of FE, FF, BF, BE."""
+        place = PHASE_NAMES.index(_RECORDED.get(phase, phase))
+        self.seconds[:, place, CAUSES.index(cause)] += seconds
+
+    def add_phases(self, cause: str, seconds: Floats) -> None:
+        """seconds [C,4]."""
+        for place, phase in enumerate(PHASES):
+            self.add(phase, cause, seconds[:, place])
+
+
+def combine(parts: StepParts, overlap: float | Floats) -> StepSeconds:
+    """The seconds of C candidates at once. overlap: the efficiency e, one for all or [C]."""
+    efficiency = np.broadcast_to(np.asarray(overlap, dtype=np.float64), parts.compute_s.shape[:1])
+    table = _Table(len(parts.compute_s))
+    for place, cause in enumerate(COMPUTE_CAUSES):
+        table.add_phases(cause, parts.compute_s[:, :, place])
+    table.add_phases("packing", parts.packing_s)
+    critical_s = _waits(table, parts)
+    left_s = critical_s.copy()  # compute beside which nothing runs yet
+    _gathers(table, parts, critical_s, left_s, efficiency)
+    for cause, seconds, cover in (
+        ("exchanges", parts.exchanges_s, parts.exchanges_cover), ("halos", parts.halos_s, parts.halos_cover),
+    ):  # fmt: skip
+        table.add_phases(cause, seconds - _hidden(seconds, cover * critical_s, left_s, efficiency))
+    _scatters(table, parts, critical_s, left_s, efficiency)
+    table.add_phases("group sums", np.broadcast_to(parts.group_sums_s, critical_s.shape))
+    shares = _sums(table, parts, critical_s, left_s, efficiency)
+    table.add("outside", "exchanges", parts.composition_s)
+    table.add("outside", "planning", parts.plan_s)
+    table.add("outside", "outside", parts.outside_s)
+    table.add("BF_BE", "memory tiers", np.maximum(parts.transfers_s - critical_s.sum(axis=1), 0.0))
+    _loader(table, parts, critical_s)
+    return StepSeconds(table=table.seconds, sums_share=shares)
+
+
+def _waits(table: _Table, parts: StepParts) -> Floats:
+    """Waits of ranks and of units; returns the compute of the slowest unit [C,4], which is what others wait for."""
+    mean_s, turns = parts.compute_s.sum(axis=2), parts.turns[:, None]
+    unit_s = np.maximum(mean_s, parts.unit_s * turns)
+    table.add_phases("wait", unit_s * parts.unit_factor[:, None] - mean_s)
+    slowest_s = np.maximum(parts.slowest_s * turns, unit_s * _at_most_one(mean_s, unit_s)[:, None])
+    meeting_s = slowest_s.sum(axis=1) * parts.slowest_factor
+    table.add("sync", "wait", np.maximum(meeting_s - (unit_s * parts.unit_factor[:, None]).sum(axis=1), 0.0))
+    return np.asarray(np.maximum(slowest_s, mean_s))
+
+
+def _at_most_one(mean_s: Floats, unit_s: Floats) -> Floats:
+    """Mean over unit [C]: 1 where nothing waits."""
+    return np.asarray(mean_s.sum(axis=1) / np.maximum(unit_s.sum(axis=1), np.finfo(float).tiny))
+
+
+def _hidden(seconds: Floats, beside_s: Floats, left_s: Floats, efficiency: Floats) -> Floats:
+    """Hidden part of seconds [C,4] that run beside some compute; takes that out of what is left."""
+    covered = np.minimum(np.minimum(seconds, beside_s), left_s)
+    left_s -= covered
+    return np.asarray(efficiency[:, None] * covered)
+
+
+def _gathers(table: _Table, parts: StepParts, critical_s: Floats, left_s: Floats, efficiency: Floats) -> None:
+    table.add("outside", "gathers", parts.root_gather_s)
+    table.add("FE", "gathers", parts.first_gather_s)
+    hidden = _hidden(parts.gathers_s, parts.gathers_cover * critical_s, left_s, efficiency)
+    table.add_phases("gathers", parts.gathers_s - hidden)
+
+
+def _scatters(table: _Table, parts: StepParts, critical_s: Floats, left_s: Floats, efficiency: Floats) -> None:
+    """All but the last of every micro-batch hide behind the next block's backward."""
+    may_hide = np.broadcast_to(parts.scatters_s, critical_s.shape).copy()
+    may_hide[:, -1] -= parts.last_scatter_s
+    hidden = _hidden(np.maximum(may_hide, 0.0), parts.scatters_cover * critical_s, left_s, efficiency)
+    table.add_phases("scatters", parts.scatters_s - hidden)
+
+
+def _sums(table: _Table, parts: StepParts, critical_s: Floats, left_s: Floats, efficiency: Floats) -> Floats:
+    """Sums of gradients, the optimizer, the small sums; returns each axis's share of the gradient sums [C,3]."""
+    all_s = parts.sums_s.sum(axis=1)
+    may_hide = np.maximum(all_s - parts.last_sum_s, 0.0)
+    beside_be = np.minimum(np.minimum(may_hide, parts.sums_cover * critical_s[:, -1]), left_s[:, -1])
+    beside_optimizer = np.minimum(all_s - beside_be, parts.pipelined * parts.optimizer_s)
+    table.add("sync", "gradient sums", all_s - efficiency * (beside_be + beside_optimizer))
+    table.add("sync", "small sums", parts.control_s)
+    table.add("optimizer", "small sums", parts.norm_s)
+    table.add("optimizer", "optimizer", parts.optimizer_s)
+    shares = parts.sums_s / np.maximum(all_s, np.finfo(float).tiny)[:, None]
+    return np.broadcast_to(shares, (len(critical_s), len(SUM_AXES)))
+
+
+def _loader(table: _Table, parts: StepParts, critical_s: Floats) -> None:
+    """What idle cores cannot do stretches the phases; what they can is late where the step is shorter."""
+    stolen_s = (1 - parts.loader_hidden) * parts.loader_s
+    whole_s = critical_s.sum(axis=1)
+    shares = np.where(whole_s[:, None] > 0, critical_s / np.maximum(whole_s, np.finfo(float).tiny)[:, None], 0.0)
+    table.add_phases("loader", stolen_s[:, None] * shares)
+    step_s = table.seconds.sum(axis=(1, 2))
+    late_s = np.maximum(parts.loader_s * parts.loader_hidden - step_s, 0.0)
+    table.add("data", "loader", late_s + np.where(whole_s > 0, 0.0, stolen_s))
+
+
+def filling(machine: Machine, world_size: int, threads: int) -> tuple[Rates, float, float, list[str]]:
+    """(rates of the ranks on a node, cores over ranks where they share them, part of the loader hidden, notes)."""
+    on_node = ranks_per_node(machine, world_size)
+    rates, notes = rates_for(machine, on_node, threads)
+    if not machine.is_calibrated_host:
+        return rates, 1.0, 1.0, notes
+    cores = machine.devices_per_node / threads
+    if cores < on_node < rates.ranks:  # rates of a fuller host whose ranks share cores
+        rates = scaled_rates(rates, on_node / rates.ranks, on_node)
+    hidden = min(1.0, max(0.0, cores / on_node - 1))  # loader threads run on idle cores
+    return rates, min(1.0, cores / on_node), hidden, notes
+
+
+def overlap_of(machine: Machine, rates: Rates, turns: float, world_size: int) -> tuple[float, list[str]]:
+    """The overlap efficiency of a filling, and what had to be assumed."""
+    if rates.overlap_efficiency is not None or world_size == 1:
+        return rates.overlap_efficiency or 0.0, []
+    if machine.is_calibrated_host:
+        assumed = 0.0 if turns < 1 or world_size >= machine.devices_per_node else ASSUMED_OVERLAP
+    else:
+        assumed = ASSUMED_OVERLAP
+    return assumed, [f"assumed: {100 * assumed:g} % of what can overlap with compute is hidden (not calibrated)"]
+
+
+def predict(
+    work: StepWork,
+    machine: Machine,
+    *,
+    prices: Prices | None = None,
+    corrections: PhaseCorrections | None = None,
+    noise: Noise | None = None,
+    threads: int = 1,
+) -> StepPrediction:
+    """Predict one training step of a layout.
+
+    prices: default those of the machine (``prices_for``); corrections: factors by phase; noise: of the ranks' compute
+    (default: none on a calibrated host, a deviation of 2 % assumed elsewhere); threads: per rank.
+    Raises UserError for what the machine file does not cover.
+    """
+    parts, seconds, details = predicted_parts(work, machine, prices=prices, noise=noise, threads=threads)
+    del parts
+    table = seconds.table.copy()
+    if corrections is not None:
+        table *= np.array([corrections.factor(work.model, phase) for phase in PHASE_NAMES])[None, :, None]
+    seconds = StepSeconds(table=table, sums_share=seconds.sums_share)
+    return StepPrediction(
+        step_s=float(seconds.step_s[0]),
+        phase_s={phase: float(value[0]) for phase, value in seconds.phase_s.items()},
+        cause_s={cause: float(value[0]) for cause, value in seconds.cause_s.items()},
+        communication_s={axis: float(value[0]) for axis, value in seconds.communication_s.items()},
+        rank_s=details.rank_s, memory_bytes=_memory_bytes(work), flops_model=work.flops_model,
+        flops_executed=work.flops_executed, oversubscribed=details.oversubscribed, notes=details.notes,
     )  # fmt: skip
 
 
-def rates_for(machine: Machine, ranks_per_node: int, threads: int = 1) -> tuple[Rates, list[str]]:
-    """The measured rates that fit this filling of a node, and what had to be assumed.
+@dataclass(frozen=True, kw_only=True)
+class PartsDetails:
+    """rank_s: compute of the ranks worked out; overlap: efficiency; group_s: all coupled groups' compute."""
 
-    A filling that was not measured takes the next fuller one (its contention is the safer guess); beyond the fullest,
-    ranks share the cores in turn.
-    """
-    if not machine.is_calibrated_host:
-        return machine.require_rates()[0], []
-    same = sorted((rates for rates in machine.rates if rates.threads == threads), key=lambda rates: rates.ranks)
+    rank_s: tuple[float, ...]
+    oversubscribed: bool
+    overlap: float
+    group_s: Floats
+    notes: tuple[str, ...]
+
+
+def predicted_parts(
+    work: StepWork, machine: Machine, *, prices: Prices | None = None, noise: Noise | None = None, threads: int = 1
+) -> tuple[StepParts, StepSeconds, PartsDetails]:
+    """The parts of one step and what they combine to; see ``predict``."""
+    settings, layout = work.settings, work.layout
+    _check(settings.dtype, machine)
+    rates, turns, hidden, notes = filling(machine, layout.world_size, threads)
+    chosen = prices or prices_for(machine, rates=rates, transport=settings.transport)
+    control = HostPrices(machine, rates, "gloo") if isinstance(chosen, HostPrices) else chosen
+    overlap, assumed = overlap_of(machine, rates, turns, layout.world_size)
+    given = Circumstances(
+        rates=rates, prices=chosen, control=control, turns=turns, loader_hidden=hidden,
+        transfers_s=0.0,
+    )  # fmt: skip
+    parts, rank_s, group_s = parts_of(work, given)
+    unit_factor, slowest_factor, of_noise = _factors(layout, group_s, machine, noise)
+    parts = dataclasses.replace(parts, unit_factor=np.array([unit_factor]), slowest_factor=np.array([slowest_factor]))
+    details = PartsDetails(
+        rank_s=rank_s, oversubscribed=turns < 1, overlap=overlap, group_s=group_s,
+        notes=tuple(dict.fromkeys((*notes, *assumed, *of_noise, *chosen.notes, *control.notes))),
+    )  # fmt: skip
+    return parts, combine(parts, overlap), details
+
+
+def _factors(layout: Layout, group_s: Floats, machine: Machine, noise: Noise | None) -> tuple[float, float, list[str]]:
+    """Expected slowest rank of a coupled group, and of the job over its slowest group, with noise; and notes."""
     notes = []
-    if not same:
-        same = sorted((rates for rates in machine.rates if rates.threads == 1), key=lambda rates: rates.ranks)
-        notes.append(f"{threads} threads per rank were not calibrated: rates of 1 thread are used")
-    assert same, f"{machine.name} has no rates of 1 thread"
-    fuller = next((rates for rates in same if rates.ranks >= ranks_per_node), None)
-    if fuller is not None:
-        if fuller.ranks != ranks_per_node:
-            notes.append(f"{ranks_per_node} ranks were not calibrated: rates of {fuller.ranks} ranks are used")
-        return fuller, notes
-    fullest = same[-1]
-    cores = machine.devices_per_node
-    factor = max(ranks_per_node * threads, cores) / max(fullest.ranks * threads, cores)
-    if factor > 1:
-        notes.append(f"{ranks_per_node} ranks share {cores} cores in turn: rates of {fullest.ranks} ranks / {factor:g}")
-    return _scaled(fullest, factor, ranks_per_node), notes
+    if noise is None:
+        noise = Noise()
+        if not machine.is_calibrated_host and layout.world_size > 1:
+            noise = Noise(compute_deviation=ASSUMED_DEVIATION)
+            notes = [f"assumed: a rank's compute deviates by {100 * ASSUMED_DEVIATION:g} % from step to step"]
+    each = coupled_ranks(layout)
+    unit_factor = expected_slowest(np.ones(1), each, noise) if each > 1 else 1.0
+    most = float(group_s.max(initial=0.0))
+    slowest = expected_slowest(group_s, each, noise) / most if most > 0 and layout.world_size > 1 else 1.0
+    return unit_factor, slowest, notes
 
 
-def phase_seconds(parts: Sequence[PhaseWork], rates: Rates, item_bytes: int) -> dict[str, float]:
-    """Seconds by cause of a phase that the trainer times as one: FE, FF, or BF and BE together."""
-    work = PhaseWork()
-    for part in parts:
-        work.add(part)
-    if rates.fused_s is None:  # not timed: memory traffic of its arrays
-        operators_s = sum(
-            elements * ARRAYS[kind][name] * item_bytes / rates.plain_bytes_per_s
-            for kind, passes in work.fused.items() for name, elements in passes.items()
-        )  # fmt: skip
-    else:
-        operators_s = sum(
-            elements * rates.fused_s[kind][name] for kind, passes in work.fused.items()
-            for name, elements in passes.items()
-        )  # fmt: skip
-    return {
-        "products": rates.step_stretch
-        * (work.flops / rates.matmul_flops_per_s + work.product_bytes / rates.matmul_bytes_per_s),
-        "operators": rates.step_stretch * operators_s,
-        "plain traffic": work.plain_bytes / rates.plain_bytes_per_s,
-        "launches": work.launches * rates.op_s + rates.batch_s,
-    }
+def _memory_bytes(work: StepWork) -> float:
+    """Of the fullest rank."""
+    settings = work.settings
+    return max(
+        (predict_memory(work.model, [batch.counts for batch in rank.micro_batches], recompute=settings.recompute,
+                        dtype=settings.dtype).total_bytes for rank in work.ranks), default=0.0,
+    )  # fmt: skip
 
 
-def fresh_memory_bytes(model: ModelConfig, counts: Counts, *, recompute: bool, dtype: str) -> dict[str, float]:
-    """Bytes that each phase keeps for the second backward: half by FE, half by FF, in pages touched anew."""
-    kept = activation_bytes(model, counts, recompute=recompute, dtype=dtype)
-    return {"FE": kept / 2, "FF": kept / 2, "BF_BE": 0.0}
-
-
-def compute_seconds(
-    model: ModelConfig, micro_batches: Sequence[Counts], rates: Rates, *, dtype: str, recompute: bool
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of FE, FF and BF_BE of one rank, by phase and by cause, over its micro-batches."""
-    phase_s, cause_s = dict.fromkeys(COMPUTE_PHASES, 0.0), dict.fromkeys(CAUSES, 0.0)
-    item_bytes = ITEM_BYTES[dtype]
-    for counts in micro_batches:
-        work = phase_work(model, counts, recompute=recompute, item_bytes=item_bytes)
-        fresh_bytes = fresh_memory_bytes(model, counts, recompute=recompute, dtype=dtype)
-        for phase, parts in COMPUTE_PHASES.items():
-            causes = phase_seconds([work[part] for part in parts], rates, item_bytes)
-            causes["fresh memory"] = fresh_bytes[phase] / rates.fresh_bytes_per_s
-            for cause, seconds in causes.items():
-                phase_s[phase] += seconds
-                cause_s[cause] += seconds
-    return phase_s, cause_s
-
-
-def loader_seconds(micro_batches: Sequence[Counts], rates: Rates) -> float:
-    """Seconds to read structures and build graphs and batches, in the background thread of one rank."""
-    total = total_counts(micro_batches)
-    return (
-        total.structures * rates.data_structure_s + total.edges * rates.data_edge_s + total.angles * rates.data_angle_s
-    )
-
-
-def gradient_sync_seconds(model: ModelConfig, world_size: int, machine: Machine, rates: Rates, *, dtype: str) -> float:
-    """Seconds of the gradient all-reduce in buckets and of the few small ones; 0 for one rank."""
-    if world_size == 1:
-        return 0.0
-    message_bytes = gradient_bytes(model, dtype)
-    sizes = [BUCKET_BYTES] * int(message_bytes // BUCKET_BYTES) + [message_bytes % BUCKET_BYTES]
-    sizes += [32.0] * SMALL_ALL_REDUCES
-    flatten_s = 4 * message_bytes / rates.plain_bytes_per_s  # into the bucket and back: two reads, two writes
-    return flatten_s + sum(all_reduce_seconds(world_size, size, machine, rates) for size in sizes if size > 0)
-
-
-def all_reduce_seconds(world_size: int, message_bytes: float, machine: Machine, rates: Rates) -> float:
-    """One all-reduce over the whole job. Raises UserError where the machine file has no links for it."""
-    if machine.is_calibrated_host:
-        if rates.all_reduce_latency_s is None or rates.all_reduce_bytes_per_s is None:
-            raise UserError(
-                f"machine {machine.name!r} has no all-reduce timings for {world_size} ranks: calibrate with mpiexec"
-            )
-        link = Link(latency_s=rates.all_reduce_latency_s, bytes_per_s=rates.all_reduce_bytes_per_s)
-        return ring_all_reduce_s(link, world_size, message_bytes)
-    inside, fabric = node_and_fabric_links(machine, ranks_per_node(machine, world_size))
-    on_node = ranks_per_node(machine, world_size)
-    return two_level_all_reduce_s(
-        inside, fabric, ranks_per_node=on_node, num_nodes=math.ceil(world_size / on_node), message_bytes=message_bytes
-    )
-
-
-def ranks_per_node(machine: Machine, world_size: int) -> int:
-    """All ranks on one calibrated host; one rank per device elsewhere."""
-    return world_size if machine.is_calibrated_host else min(world_size, machine.devices_per_node)
-
-
-def node_and_fabric_links(machine: Machine, on_node: int) -> tuple[Link, Link]:
-    """One rank's link inside its node and its share of the node's NICs. Raises UserError where one is unknown."""
-    network = machine.network
-    names = ("node_latency_s", "node_bytes_per_s", "fabric_latency_s", "nic_bytes_per_s", "nics_per_node")
-    values = {name: getattr(network, name) for name in names}
-    for name, value in values.items():
-        if value is None:
-            raise UserError(f"machine {machine.name!r} has no network.{name}: add it to its file to span nodes")
-    inside = Link(latency_s=values["node_latency_s"], bytes_per_s=values["node_bytes_per_s"])
-    share = values["nic_bytes_per_s"] * values["nics_per_node"] / on_node
-    return inside, Link(latency_s=values["fabric_latency_s"], bytes_per_s=share)
-
-
-def _as_lists(counts_per_rank: Sequence[Counts] | Sequence[Sequence[Counts]]) -> list[list[Counts]]:
-    return [[entry] if isinstance(entry, Counts) else list(entry) for entry in counts_per_rank]
-
-
-def _check(layout: Layout, shares: Sequence[Sequence[Counts]], machine: Machine, dtype: str) -> None:
-    if not layout.is_pure_data_parallel:
-        raise UserError(
-            f"layout {layout.describe()} has a unit of {layout.unit} ranks: this version prices steps of unit 1 "
-            "(pure data parallel), so set the unit to 1"
-        )
+def _check(dtype: str, machine: Machine) -> None:
     if dtype not in ITEM_BYTES:
         raise UserError(f"dtype {dtype!r} is not known: use one of {', '.join(ITEM_BYTES)}")
     if dtype != "float32" and machine.is_calibrated_host:
         raise UserError(f"machine {machine.name!r} was calibrated in float32, not {dtype}: use float32")
+
+
+def work_of_counts(
+    model: ModelConfig,
+    counts_per_rank: Sequence[Counts] | Sequence[Sequence[Counts]],
+    layout: Layout,
+    settings: RunSettings,
+) -> StepWork:
+    """The work of a data parallel step whose ranks have these counts, or these micro-batches.
+
+    Raises UserError for a layout with a unit above 1, whose counts follow from a data set (``step_work``).
+    """
+    if not layout.is_pure_data_parallel:
+        raise UserError(
+            f"layout {layout.describe()} has a unit of {layout.unit} ranks: counts per rank are known for unit 1 "
+            "(pure data parallel) only, so set the unit to 1 or predict it from a data set"
+        )
+    shares = [[entry] if isinstance(entry, Counts) else list(entry) for entry in counts_per_rank]
     assert len(shares) == layout.world_size, f"{len(shares)} ranks of counts, layout of {layout.world_size}"
+    flops = [step_flops(model, total_counts(share), recompute=settings.recompute) for share in shares]
+    return StepWork(
+        model=model, layout=layout, settings=settings,
+        ranks=tuple(_rank_of_counts(model, rank, share, layout, settings) for rank, share in enumerate(shares)),
+        group_work=np.array([sum(counts.work for counts in share) for share in shares]),
+        flops_model=sum(part.model_total for part in flops), flops_executed=sum(part.executed_total for part in flops),
+    )  # fmt: skip
+
+
+def _rank_of_counts(
+    model: ModelConfig, rank: int, share: Sequence[Counts], layout: Layout, settings: RunSettings
+) -> RankStep:
+    number = float(experts_of(model).num_experts) if model.experts is not None else 0.0
+    phases = {phase: PhaseWork() for phase in PHASES}
+    for counts in share:
+        done = phase_work(model, counts, recompute=settings.recompute, item_bytes=ITEM_BYTES[settings.dtype])
+        for phase, part in done.items():
+            phases[phase].add(part)
+    sizes = [MicroBatchSizes(structures=math.ceil(counts.structures)) for counts in share]
+    numel, tensors = kept_pieces(model, layout, rank, settings.expert_strategy)
+    return RankStep(
+        rank=rank, phases=phases, optimizer_numel=numel, optimizer_tensors=tensors,
+        micro_batches=tuple(MicroBatchWork(counts=one, whole=one, experts_called=(number, number)) for one in share),
+        traffic=tuple(step_traffic(model, layout, rank, sizes, settings_traffic(settings))),
+    )  # fmt: skip
 
 
 def predict_step(
@@ -244,56 +420,10 @@ def predict_step(
     recompute: bool = False,
     threads: int = 1,
 ) -> StepPrediction:
-    """Predict one training step.
+    """Predict one data parallel training step from the counts of each rank, or of its micro-batches.
 
-    counts_per_rank: per rank its counts, or the counts of its micro-batches; threads: per rank.
     Raises UserError for a layout, dtype or world size that the machine file does not cover.
     """
-    shares = _as_lists(counts_per_rank)
-    _check(layout, shares, machine, dtype)
-    on_node = ranks_per_node(machine, layout.world_size)
-    rates, notes = rates_for(machine, on_node, threads)
-    hidden = 1.0
-    if machine.is_calibrated_host:  # loader threads run on idle cores; on busy ones they slow the step down
-        hidden = min(1.0, max(0.0, machine.devices_per_node / (on_node * threads) - 1))
-    per_rank = [_rank_seconds(model, share, rates, dtype, recompute, hidden) for share in shares]
-    optimizer_s = (
-        OPTIMIZER_PASSES * gradient_bytes(model, dtype) / rates.optimizer_bytes_per_s
-        + parameter_tensors(model) * rates.optimizer_tensor_s
-    )
-    sync_s = gradient_sync_seconds(model, layout.world_size, machine, rates, dtype=dtype)
-    rank_s = tuple(sum(phases.values()) for phases, _ in per_rank)
-    wait_s = max(rank_s) - sum(rank_s) / len(rank_s)
-    phase_s = {phase: sum(phases[phase] for phases, _ in per_rank) / len(shares) for phase in ("data", *COMPUTE_PHASES)}
-    phase_s |= {"sync": sync_s + wait_s, "optimizer": optimizer_s}
-    cause_s = {cause: sum(causes[cause] for _, causes in per_rank) / len(shares) for cause in CAUSES}
-    cause_s |= {"communication": sync_s, "wait": wait_s, "optimizer": optimizer_s}
-    flops = [step_flops(model, total_counts(share), recompute=recompute) for share in shares]
-    return StepPrediction(
-        step_s=max(rank_s) + sync_s + optimizer_s,
-        phase_s=phase_s,
-        cause_s=cause_s,
-        rank_s=rank_s,
-        memory_bytes=max(
-            predict_memory(model, share, recompute=recompute, dtype=dtype).total_bytes for share in shares
-        ),
-        flops_model=sum(part.model_total for part in flops),
-        flops_executed=sum(part.executed_total for part in flops),
-        oversubscribed=machine.is_calibrated_host and on_node * threads > machine.devices_per_node,
-        notes=tuple(notes),
-    )
-
-
-def _rank_seconds(
-    model: ModelConfig, share: Sequence[Counts], rates: Rates, dtype: str, recompute: bool, hidden: float
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Phases and causes of one rank before synchronisation; the loader's unhidden work stretches the phases."""
-    phase_s, cause_s = compute_seconds(model, share, rates, dtype=dtype, recompute=recompute)
-    loader_s = loader_seconds(share, rates)
-    compute_s = sum(phase_s.values())
-    stolen_s = (1 - hidden) * loader_s
-    stretch = 1 + stolen_s / compute_s if compute_s > 0 else 1.0
-    phase_s = {phase: seconds * stretch for phase, seconds in phase_s.items()}
-    late_s = max(0.0, loader_s * hidden - compute_s)  # the next batch is not ready when the step is done
-    cause_s["loader"] += stolen_s + late_s
-    return {"data": late_s, **phase_s}, cause_s
+    _check(dtype, machine)
+    settings = RunSettings(dtype=dtype, recompute=recompute)
+    return predict(work_of_counts(model, counts_per_rank, layout, settings), machine, threads=threads)
