@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from janus.config import ModelConfig
 from perfmodel.machine import Machine, Rates
 from perfmodel.memory import activation_bytes
+from perfmodel.model_rates import rates_of_model, scaled
 from perfmodel.operators import ARRAYS, FUSED_KINDS, PASS_NAMES
 from perfmodel.products import PHASES, Counts
 from perfmodel.workload import ITEM_BYTES, PhaseWork, phase_work
@@ -148,7 +149,8 @@ def row_matrix(model: ModelConfig, micro_batches: Sequence[Counts]) -> Floats:
 
 def second_coefficients(model: ModelConfig, rates: Rates, *, dtype: str, recompute: bool) -> Floats:
     """Seconds of a micro-batch by phase and cause, per row of every kind and per micro-batch [R,4,K]."""
-    return work_coefficients(model, dtype=dtype, recompute=recompute) @ feature_costs(rates, ITEM_BYTES[dtype])
+    costs = feature_costs(rates_of_model(rates, model), ITEM_BYTES[dtype])
+    return work_coefficients(model, dtype=dtype, recompute=recompute) @ costs
 
 
 def batch_seconds(
@@ -197,18 +199,8 @@ def optimizer_seconds(
 
 def scaled_rates(rates: Rates, factor: float, ranks: int) -> Rates:
     """The same rates when every rank gets 1/factor of the machine: all seconds are factor times as many."""
-    changed: dict[str, object] = {"ranks": ranks}
-    for field in fields(Rates):
-        value = getattr(rates, field.name)
-        if field.name.endswith("_per_s") and value is not None:
-            changed[field.name] = value / factor
-        elif field.name == "fused_s" and value is not None:
-            changed["fused_s"] = {
-                kind: {name: seconds * factor for name, seconds in passes.items()} for kind, passes in value.items()
-            }
-        elif field.name.endswith("_s") and value is not None:
-            changed[field.name] = value * factor
-    return replace(rates, **changed)  # type: ignore[arg-type]
+    changed = {field.name: scaled(getattr(rates, field.name), field.name, factor) for field in fields(Rates)}
+    return replace(rates, **(changed | {"ranks": ranks}))  # type: ignore[arg-type]
 
 
 def rates_for(machine: Machine, ranks_per_node: int, threads: int = 1) -> tuple[Rates, list[str]]:

@@ -44,7 +44,8 @@ RATE_NAMES = (
     "optimizer_bytes_per_s", "optimizer_tensor_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
 # measured where a host was calibrated by this version or later; None where they are absent
-OPTIONAL_RATE_NAMES = ("grouped_flops_per_s", "grouped_call_s", "step_s", "overlap_efficiency")
+OPTIONAL_RATE_NAMES = ("grouped_flops_per_s", "grouped_call_s", "step_s", "step_tensor_s", "overlap_efficiency")
+FAMILIES = ("matris", "matris-moe")
 PEAK_DTYPES = (
     "float64", "float64_matrix", "float32", "float32_matrix", "tfloat32", "bfloat16", "float16", "float8", "int8",
 )  # fmt: skip
@@ -68,21 +69,41 @@ class Peak:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FamilyRates:
+    """What steps of one model family cost where they differ from the plain rates: its operators are written otherwise.
+
+    product_stretch, operator_stretch: factors on products and on fused operators inside a step, over alone; the others
+    stand for the plain rates of the same names.
+    """
+
+    product_stretch: float
+    operator_stretch: float
+    plain_bytes_per_s: float
+    fresh_bytes_per_s: float
+    op_s: float
+    grouped_call_s: float
+    batch_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rates:
     """Speed of one rank while a node runs ``ranks`` ranks of ``threads`` threads.
 
     matmul_flops_per_s, matmul_bytes_per_s: a product [R,n]x[n,m] alone takes
     2Rnm / flops_per_s + itemsize (Rn + Rm + nm) / bytes_per_s.
-    fused_s: seconds per element (row x channel) of each fused operator kind and pass (forward, backward, double);
-    None: not timed, priced by its traffic at plain_bytes_per_s.
+    fused_s, fused_row_s: seconds per element (row x channel), and per row whatever its width, of each fused operator
+    kind and pass (forward, backward, double); fused_s None: not timed, priced by its traffic at plain_bytes_per_s.
     step_stretch: factor on products and fused operators inside a step, over alone.
     plain_bytes_per_s: traffic of everything else; fresh_bytes_per_s: memory that FE and FF keep, touched for the first
     time (the operating system hands out and zeroes each new page).
     op_s: one operator call; batch_s: fixed part of a phase.
     optimizer_*: seconds per parameter tensor + bytes of parameters and states / rate (clip, AdamW, average).
     grouped_flops_per_s, grouped_call_s: products of routed experts, a call per expert that has rows (None: as matmul_*
-    and op_s). step_s: time of a step outside its phases (None: not measured). overlap_efficiency: of the shorter of a
-    collective and the compute beside it, the fraction that is hidden (None: not measured).
+    and op_s). step_s, step_tensor_s: time of a step outside its phases, and the part of it per parameter tensor of the
+    model (None: not measured). overlap_efficiency: of the shorter of a collective and the compute beside it, the
+    fraction that is hidden (None: not measured).
+    families: by model family, what its steps cost where that was fitted apart; ``model_rates.rates_of_model`` applies
+    it, and fused_row_s, to a model.
     data_*: seconds per structure, edge and angle to build graphs and batches.
     all_reduce_*: ring form over the node's ranks (None: one rank).
     """
@@ -106,8 +127,11 @@ class Rates:
     grouped_flops_per_s: float | None = None
     grouped_call_s: float | None = None
     step_s: float | None = None
+    step_tensor_s: float | None = None
     overlap_efficiency: float | None = None
     fused_s: dict[str, dict[str, float]] | None = None
+    fused_row_s: dict[str, dict[str, float]] | None = None
+    families: dict[str, FamilyRates] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -221,11 +245,24 @@ def _read_rates(reader: Quantities, label: str) -> Rates:
         ranks=reader.whole(f"{base}.ranks"),
         threads=reader.whole(f"{base}.threads"),
         fused_s=_read_fused(reader, f"{base}.fused_s"),
+        fused_row_s=_read_fused(reader, f"{base}.fused_row_s"),
+        families=_read_families(reader, f"{base}.families"),
         all_reduce_latency_s=reader.optional(f"{base}.all_reduce_latency_s", zero=True),
         all_reduce_bytes_per_s=reader.optional(f"{base}.all_reduce_bytes_per_s"),
         **plain,
         **_read_optional_rates(reader, base),
     )
+
+
+def _read_families(reader: Quantities, base: str) -> dict[str, FamilyRates]:
+    reader.only(base, FAMILIES)
+    names = [entry.name for entry in fields(FamilyRates)]
+    found = {}
+    for family in reader.table(base):
+        reader.only(f"{base}.{family}", names)
+        values = {name: reader.required(f"{base}.{family}.{name}", zero="_per_s" not in name) for name in names}
+        found[family] = FamilyRates(**values)
+    return found
 
 
 def _read_optional_rates(reader: Quantities, base: str) -> dict[str, Any]:

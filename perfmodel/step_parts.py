@@ -32,7 +32,7 @@ from perfmodel.prices import Prices, group_size, sizes_of
 from perfmodel.products import PHASES
 from perfmodel.step_work import RunSettings, StepWork
 from perfmodel.traffic_parameters import ROOT, gradient_buckets, sharded_units
-from perfmodel.workload import ITEM_BYTES
+from perfmodel.workload import ITEM_BYTES, parameter_tensors
 from perfmodel.workload_moe import experts_of
 
 Floats = NDArray[np.float64]
@@ -355,7 +355,8 @@ class _Filler:
         ]
         self.put("loader_s", float(np.mean(loads)) if loads else 0.0)
         self.put("loader_hidden", self.given.loader_hidden)
-        self.put("outside_s", rates.step_s or 0.0)
+        tensors = parameter_tensors(self.work.model)
+        self.put("outside_s", (rates.step_s or 0.0) + tensors * (rates.step_tensor_s or 0.0))
         self.put("transfers_s", self.given.transfers_s)
         self.put("turns", self.given.turns)
 
