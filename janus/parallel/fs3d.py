@@ -8,7 +8,7 @@ It owns the order in which the parts are put together, not the parts: ``experts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -140,12 +140,14 @@ class DistributedModel:
 
 
 def distribute(
-    config: TrainConfig, layout: Layout, communicator: Communicator, axes: Axes | None = None
-) -> DistributedModel:
+    config: TrainConfig, layout: Layout, communicator: Communicator, axes: Axes | None = None,
+    before_root: Callable[[nn.Module], None] | None = None,
+) -> DistributedModel:  # fmt: skip
     """Build the model of a run in its layout, block by block: no rank ever holds all of a sharded model.
 
     All ranks call it. The initial weights are those that ``build_model`` gives a single process for the same seed.
-    axes: those of the layout, where they are there already.
+    axes: those of the layout, where they are there already. before_root: called with the model once its blocks are
+    divided, while what is outside of them is still whole.
     """
     axes = axes if axes is not None else Axes.of(layout, communicator)
     parallel = config.parallel
@@ -170,6 +172,8 @@ def distribute(
     )  # fmt: skip
     # on all ranks or on none: a host may lack what compiling needs
     compiled = communicator.together(lambda: _compiled(model)) if config.run.compile else None
+    if before_root is not None:
+        before_root(model)
     if layout.shard_degree > 1:
         sharded.add_root(model, exclude=list(spread))
     shapes = {
