@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from perfmodel.products import PHASES, Counts, RowKind
+from perfmodel.products import PHASES, Counts, Product, RowKind
 
 Kind = Literal["gather", "silu", "gated_norm", "attention_sums", "weighted_sum", "plain"]
 FUSED_KINDS: tuple[Kind, ...] = ("gather", "silu", "gated_norm", "attention_sums", "weighted_sum")
@@ -31,6 +31,10 @@ ARRAYS: dict[str, dict[str, int]] = {
     "attention_sums": {"forward": 4, "backward": 6, "double": 10},
     "weighted_sum": {"forward": 3, "backward": 6, "double": 9},
 }
+
+
+_ONE = dict.fromkeys(PHASES, 1)
+LOOPS = {"weighted_sum": {"FE": 1, "FF": 2, "BF": 4, "BE": 2}}  # compiled loops of one operator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,32 +65,36 @@ class Operator:
 
 @dataclass
 class Elements:
-    """Per phase: elements by fused kind and pass, bytes of plain traffic, and kernel launches."""
+    """Per phase: elements by fused kind and pass, and loops run."""
 
-    fused: dict[str, dict[str, float]]
-    plain_arrays: dict[str, float]
+    fused: dict[str, dict[str, dict[str, float]]]
     launches: dict[str, float]
 
 
-def phase_elements(operators: Iterable[Operator], counts: Counts) -> Elements:
-    """Sum the operators of a model over the phases FE, FF, BF, BE. plain_arrays are in elements, not bytes."""
-    result = Elements(
-        fused={phase: dict.fromkeys(FUSED_KINDS, 0.0) for phase in PHASES},
-        plain_arrays=dict.fromkeys(PHASES, 0.0),
-        launches=dict.fromkeys(PHASES, 0.0),
-    )
+def no_elements() -> dict[str, dict[str, float]]:
+    """Zero elements by kind and pass."""
+    return {kind: dict.fromkeys(PASS_NAMES, 0.0) for kind in FUSED_KINDS}
+
+
+def phase_elements(operators: Iterable[Operator], products: Iterable[Product], counts: Counts) -> Elements:
+    """Sum the fused operators of a model over the phases FE, FF, BF, BE.
+
+    A product fused with the SiLU before it keeps only the SiLU's input, and makes the SiLU again for the gradient of
+    its weights, in BE.
+    """
+    result = Elements(fused={phase: no_elements() for phase in PHASES}, launches=dict.fromkeys(PHASES, 0.0))
     for operator in operators:
+        if operator.kind == "plain":
+            continue
         elements = operator.elements(counts)
         for phase in PHASES:
-            if not operator.runs_in(phase):
-                continue
-            if operator.kind == "plain":
-                arrays = operator.arrays[PASS_NAMES.index(PASS_OF_PHASE[phase])]
-                result.plain_arrays[phase] += elements * arrays
-                result.launches[phase] += operator.copies * arrays / 3
-            else:
-                result.fused[phase][operator.kind] += elements
-                result.launches[phase] += operator.copies
+            if operator.runs_in(phase):
+                result.fused[phase][operator.kind][PASS_OF_PHASE[phase]] += elements
+                result.launches[phase] += operator.copies * LOOPS.get(operator.kind, _ONE)[phase]
+    for product in products:
+        if product.after_silu and product.reaches_loss:
+            result.fused["BE"]["silu"]["forward"] += product.num_rows(counts) * product.copies * product.inputs
+            result.launches["BE"] += product.copies
     return result
 
 

@@ -120,7 +120,7 @@ def total_counts(parts: Iterable[Counts]) -> Counts:
 class Product:
     """One product of the energy forward: [rows, inputs] x [inputs, outputs], ``copies`` times.
 
-    part: where it belongs ("block 0 atom attention"); copies: equal products.
+    part: where it belongs ("block 0 atom attention"); copies: equal products (rows "once": rows of one).
     moves: the input depends on positions, so the force pass has a product too.
     learned: the input depends on parameters or positions, so the backward computes its gradient.
     cotangent_learned: the force pass's incoming gradient depends on parameters or positions.
@@ -160,7 +160,9 @@ class Product:
 
     def launches(self, counts: Counts) -> float:
         """Kernel calls of one forward."""
-        return self.copies * (counts.experts_called(self.rows, self.num_experts) if self.is_grouped else 1)
+        if self.is_grouped:
+            return self.copies * counts.experts_called(self.rows, self.num_experts)
+        return 1 if self.rows == "once" else self.copies
 
     def forward_flops(self, counts: Counts) -> float:
         """FLOPs of the product in the energy forward (a multiply and an add are two)."""

@@ -51,7 +51,7 @@ def sharded_units(model: ModelConfig, layout: Layout) -> dict[int, int]:
         return {}
     units = dict.fromkeys([*range(model.num_blocks), ROOT], 0)
     for name, numel in trained_parameters(model).items():
-        if layout.expert_degree == 1 or not _is_routed(name):
+        if layout.expert_degree == 1 or not is_routed(name):
             units[ROOT if name.endswith(".gate.table") else block_of(name)] += numel
     return {block: -(-numel // layout.shard_degree) for block, numel in units.items()}
 
@@ -76,7 +76,7 @@ def gradient_buckets(
     spread = layout.expert_degree > 1
     sizes: dict[AxisName, list[tuple[str, int]]] = {"expert_copies": [], "world": []}
     for name, numel in trained_parameters(model).items():
-        if spread and _is_routed(name):
+        if spread and is_routed(name):
             kept = _kept_of_experts(model, name, layout.expert_degree, strategy)[expert]
             sizes["expert_copies"].append((name, kept))
         elif layout.shard_degree == 1:
@@ -97,7 +97,7 @@ def _kept_by_place(model: ModelConfig, layout: Layout, shard: int, expert: int, 
     for name, size in trained_parameters(model).items():
         unit = ROOT if name.endswith(".gate.table") else block_of(name)
         kept = size
-        if layout.expert_degree > 1 and _is_routed(name):
+        if layout.expert_degree > 1 and is_routed(name):
             kept = _kept_of_experts(model, name, layout.expert_degree, strategy)[expert]
         elif units:
             first, start[unit] = start.get(unit, 0), start.get(unit, 0) + size
@@ -136,7 +136,8 @@ def _packed(parameters: Sequence[tuple[str, int]], item_bytes: int, bucket_bytes
     return buckets
 
 
-def _is_routed(name: str) -> bool:
+def is_routed(name: str) -> bool:
+    """Whether a parameter is a matrix of all routed experts of a layer."""
     return name.endswith((".experts.inner", ".experts.outer"))
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from janus.config import ModelConfig
 from perfmodel import workload_matris, workload_moe
-from perfmodel.operators import FUSED_KINDS, PASS_NAMES, PASS_OF_PHASE, Operator, phase_elements
+from perfmodel.operators import Operator, no_elements, phase_elements
+from perfmodel.plain_arithmetic import plain_calls, plain_numbers
 from perfmodel.products import PHASES, Counts, Product, phase_flops, phase_product_arrays, total_counts
 
 __all__ = [
@@ -108,7 +109,7 @@ class PhaseWork:
 
     flops: float = 0.0
     product_bytes: float = 0.0
-    fused: dict[str, dict[str, float]] = field(default_factory=lambda: _no_elements())
+    fused: dict[str, dict[str, float]] = field(default_factory=no_elements)
     plain_bytes: float = 0.0
     launches: float = 0.0
     grouped_flops: float = 0.0
@@ -132,47 +133,54 @@ class PhaseWork:
 _SUMMED = ("flops", "product_bytes", "plain_bytes", "launches", "grouped_flops", "grouped_bytes", "grouped_calls")
 
 
-def _no_elements() -> dict[str, dict[str, float]]:
-    return {kind: dict.fromkeys(PASS_NAMES, 0.0) for kind in FUSED_KINDS}
-
-
 def _work(
     products: Sequence[Product], operators: Sequence[Operator], counts: Counts, item_bytes: int
 ) -> dict[str, PhaseWork]:
-    """The work of these products and operators per phase, without recompute."""
-    plain = [product for product in products if not product.is_grouped]
+    """The work of these products and fused operators per phase, without recompute."""
+    single = [product for product in products if not product.is_grouped]
     grouped = [product for product in products if product.is_grouped]
-    flops, grouped_flops = phase_flops(plain, counts, executed=True), phase_flops(grouped, counts, executed=True)
-    arrays, launches = phase_product_arrays(plain, counts)
+    flops, grouped_flops = phase_flops(single, counts, executed=True), phase_flops(grouped, counts, executed=True)
+    arrays, launches = phase_product_arrays(single, counts)
     grouped_arrays, grouped_calls = phase_product_arrays(grouped, counts)
-    elements = phase_elements(operators, counts)
-    result = {}
-    for phase in PHASES:
-        fused = _no_elements()
-        for kind, value in elements.fused[phase].items():
-            fused[kind][PASS_OF_PHASE[phase]] += value
-        result[phase] = PhaseWork(
-            flops=flops[phase], product_bytes=arrays[phase] * item_bytes, fused=fused,
-            plain_bytes=elements.plain_arrays[phase] * item_bytes, launches=launches[phase] + elements.launches[phase],
-            grouped_flops=grouped_flops[phase], grouped_bytes=grouped_arrays[phase] * item_bytes,
-            grouped_calls=grouped_calls[phase],
-        )  # fmt: skip
-    return result
+    elements = phase_elements(operators, products, counts)
+    return {
+        phase: PhaseWork(
+            flops=flops[phase], product_bytes=arrays[phase] * item_bytes, fused=elements.fused[phase],
+            launches=launches[phase] + elements.launches[phase], grouped_flops=grouped_flops[phase],
+            grouped_bytes=grouped_arrays[phase] * item_bytes, grouped_calls=grouped_calls[phase],
+        )
+        for phase in PHASES
+    }  # fmt: skip
+
+
+def _plain_work(model: ModelConfig, counts: Counts, item_bytes: int) -> tuple[dict[str, PhaseWork], ...]:
+    """Plain arithmetic per phase: in the blocks, and outside."""
+    return tuple(
+        {phase: PhaseWork(plain_bytes=numbers[phase] * item_bytes, launches=calls[phase]) for phase in PHASES}
+        for numbers, calls in zip(plain_numbers(model, counts), plain_calls(model), strict=True)
+    )
 
 
 def phase_work(model: ModelConfig, counts: Counts, *, recompute: bool, item_bytes: int) -> dict[str, PhaseWork]:
     """Executed work of one micro-batch per phase FE, FF, BF, BE. recompute: see ``step_flops``."""
     products, operators = products_of(model), operators_of(model)
     result = _work(products, operators, counts, item_bytes)
+    plain_in_blocks, plain_outside = _plain_work(model, counts, item_bytes)
+    for phase in PHASES:
+        result[phase].add(plain_in_blocks[phase])
+        result[phase].add(plain_outside[phase])
     if recompute:
         inside = [product for product in products if product.part.startswith("block")]
         inner = [product for product in inside if not product.leaves_block]
         inside_operators = [operator for operator in operators if operator.part.startswith("block")]
         block = _work(inside, inside_operators, counts, item_bytes)
+        backward = _work(inner, inside_operators, counts, item_bytes)["BE"]
+        for phase in PHASES:
+            block[phase].add(plain_in_blocks[phase])
+        backward.add(plain_in_blocks["BE"])
         result["FF"].add(block["FE"])
-        result["BF"].add(block["FE"])
-        result["BF"].add(block["FF"])
-        result["BF"].add(_work(inner, inside_operators, counts, item_bytes)["BE"])
+        for again in (block["FE"], block["FF"], backward):
+            result["BF"].add(again)
         result["BE"].add(block["FE"])
     return result
 

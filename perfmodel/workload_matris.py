@@ -173,7 +173,6 @@ def operators(model: ModelConfig) -> list[Operator]:
     ]
     for block in range(model.num_blocks):
         result += _block_operators(model, f"block {block}", is_last=block == model.num_blocks - 1)
-    result.append(Operator(part="readout", kind="silu", rows="atoms", channels=4 * d))
     return result
 
 
@@ -215,6 +214,9 @@ def _block_operators(model: ModelConfig, part: str, is_last: bool) -> list[Opera
         Operator(part=part, kind="weighted_sum", rows="edges", channels=d),
         Operator(part=part, kind="silu", rows="bond_pairs", channels=d),
         Operator(part=part, kind="silu", rows="atoms", channels=d),
+        # bonds out of pairs twice, updates of bonds into pairs; messages to bonds into pairs
+        Operator(part=part, kind="gather", rows="bond_pairs", channels=d, copies=3),
+        Operator(part=part, kind="gather", rows="bond_pairs", channels=2 * d),
         residual(part, "edge_pairs", d),
         residual(part, "atoms", d),
         fan_out(part, "angles", d, uses=3),

@@ -86,6 +86,7 @@ def operators(model: ModelConfig) -> list[Operator]:
         Operator(part="embedding", kind="silu", rows="edge_pairs", channels=d),
         Operator(part="embedding", kind="plain", rows="edge_pairs", channels=d, arrays=NORM_ARRAYS),
         Operator(part="embedding", kind="gather", rows="edges", channels=d),
+        Operator(part="embedding", kind="gather", rows="bonds", channels=model.num_radial),
     ]
     for block in range(model.num_blocks):
         result += _block_operators(model, f"block {block}")
@@ -110,6 +111,7 @@ def _block_operators(model: ModelConfig, part: str) -> list[Operator]:
         fan_out(part, "edges", d, uses=5),
         *_expert_operators(part, "edges", d, experts.message_hidden, experts),
         Operator(part=part, kind="gather", rows="edges", channels=d, copies=2),  # queries out, weighted values in
+        Operator(part=part, kind="gather", rows="edges", channels=model.num_heads),  # sums of the weights
         Operator(part=part, kind="plain", rows="edges", channels=d, arrays=(8, 16, 32)),
         *_expert_operators(part, "atoms", d, experts.feature_hidden, experts),
     ]
