@@ -42,6 +42,7 @@ FEATURES = (
     *(f"{kind}.{name}" for kind, name in _FUSED), "plain_bytes", "fresh_bytes", "launches", "batches",
 )  # fmt: skip
 ROWS = ("once", *(field.name for field in fields(Counts)))
+_TOKENS_OF_COPIES = {"message_copies": "edges", "feature_copies": "atoms"}
 _OPTIONAL_ROWS = ("message_copies", "feature_copies", "message_experts", "feature_experts")
 # shares of a micro-batch's memory that FE and FF touch anew, and of the fixed part of a timed phase: BF_BE is one
 FRESH_SHARE = {"FE": 0.5, "FF": 0.5, "BF": 0.0, "BE": 0.0}
@@ -93,23 +94,32 @@ def feature_costs(rates: Rates, item_bytes: int) -> Floats:
     return costs
 
 
-def fresh_memory_bytes(model: ModelConfig, counts: Counts, *, recompute: bool, dtype: str) -> dict[str, float]:
-    """Bytes that each timed phase keeps for the second backward: half by FE, half by FF, in pages touched anew."""
-    kept = activation_bytes(model, counts, recompute=recompute, dtype=dtype)
-    return {phase: kept * sum(FRESH_SHARE[part] for part in parts) for phase, parts in COMPUTE_PHASES.items()}
-
-
 def _unit_counts(row: str | None) -> Counts:
     """Counts that are 0 but for one kind of rows."""
     values = dict.fromkeys((field.name for field in fields(Counts)), 0.0)
     return Counts(**values if row is None else values | {row: 1.0})
 
 
-def _features_of_counts(model: ModelConfig, counts: Counts, dtype: str, recompute: bool) -> Floats:
-    """[4,F] of one micro-batch, its fixed part not counted."""
+def _features_of_row(model: ModelConfig, row: str | None, dtype: str, recompute: bool) -> Floats:
+    """[4,F] of a micro-batch with one row of one kind (None: with nothing), its fixed part not counted."""
+    counts = _unit_counts(row)
     work = phase_work(model, counts, recompute=recompute, item_bytes=ITEM_BYTES[dtype])
-    kept = activation_bytes(model, counts, recompute=recompute, dtype=dtype)
+    kept = _kept_bytes(model, counts, row, dtype, recompute)
     return np.stack([features_of(work[phase], fresh_bytes=kept * FRESH_SHARE[phase]) for phase in PHASES])
+
+
+def _kept_bytes(model: ModelConfig, counts: Counts, row: str | None, dtype: str, recompute: bool) -> float:
+    """Bytes kept for the second backward. Of a copy: the k-th part of what a token keeps with its k copies, less what
+    it keeps without any.
+    """
+    if model.experts is None or row not in _TOKENS_OF_COPIES:
+        return activation_bytes(model, counts, recompute=recompute, dtype=dtype)
+    tokens = _unit_counts(_TOKENS_OF_COPIES[row])
+    with_copies, without, nothing = (
+        activation_bytes(model, one, recompute=recompute, dtype=dtype)
+        for one in (replace(tokens, **{row: None}), tokens, _unit_counts(None))  # type: ignore[arg-type]
+    )
+    return nothing + (with_copies - without) / experts_of(model).top_k
 
 
 @lru_cache(maxsize=64)
@@ -118,14 +128,14 @@ def work_coefficients(model: ModelConfig, *, dtype: str, recompute: bool) -> Flo
 
     ``phase_work`` of counts that are 0 but for one 1: exact, because it is affine in them (a test holds it to that).
     """
-    fixed = _features_of_counts(model, _unit_counts(None), dtype, recompute)
+    fixed = _features_of_row(model, None, dtype, recompute)
     result = np.empty((len(ROWS), *fixed.shape))
     for number, row in enumerate(ROWS):
         if row == "once":
             result[number] = fixed
             result[number, :, FEATURES.index("batches")] = [BATCH_SHARE[phase] for phase in PHASES]
         else:
-            result[number] = _features_of_counts(model, _unit_counts(row), dtype, recompute) - fixed
+            result[number] = _features_of_row(model, row, dtype, recompute) - fixed
     result.flags.writeable = False
     return result
 
@@ -147,6 +157,13 @@ def row_matrix(model: ModelConfig, micro_batches: Sequence[Counts]) -> Floats:
     return result
 
 
+def fresh_memory_bytes(model: ModelConfig, counts: Counts, *, recompute: bool, dtype: str) -> dict[str, float]:
+    """Bytes that each timed phase keeps for the second backward: half by FE, half by FF, in pages touched anew."""
+    coefficients = work_coefficients(model, dtype=dtype, recompute=recompute)[:, :, FEATURES.index("fresh_bytes")]
+    kept = (row_matrix(model, [counts]) @ coefficients)[0]
+    return {phase: float(sum(kept[PHASES.index(part)] for part in parts)) for phase, parts in COMPUTE_PHASES.items()}
+
+
 def second_coefficients(model: ModelConfig, rates: Rates, *, dtype: str, recompute: bool) -> Floats:
     """Seconds of a micro-batch by phase and cause, per row of every kind and per micro-batch [R,4,K]."""
     costs = feature_costs(rates_of_model(rates, model), ITEM_BYTES[dtype])
@@ -159,12 +176,6 @@ def batch_seconds(
     """Seconds of each micro-batch by phase and cause [M,4,K]."""
     coefficients = second_coefficients(model, rates, dtype=dtype, recompute=recompute)
     return np.tensordot(row_matrix(model, micro_batches), coefficients, axes=1)
-
-
-def phase_seconds(parts: Sequence[PhaseWork], rates: Rates, item_bytes: int) -> dict[str, float]:
-    """Seconds by cause of one micro-batch's phase that the trainer times as one; without fresh memory."""
-    features = sum((features_of(part) for part in parts), features_of(PhaseWork(), batches=1.0))
-    return dict(zip(COMPUTE_CAUSES, (features @ feature_costs(rates, item_bytes)).tolist(), strict=True))
 
 
 def compute_seconds(

@@ -40,7 +40,6 @@ from perfmodel.compute_time import (
     compute_seconds,
     fresh_memory_bytes,
     loader_seconds,
-    phase_seconds,
     ranks_per_node,
     rates_for,
     scaled_rates,
@@ -60,7 +59,7 @@ from perfmodel.workload_moe import experts_of
 __all__ = [
     "CAUSES", "COMMUNICATION_CAUSES", "COMPUTE_PHASES", "OPTIMIZER_PASSES", "PHASE_NAMES", "StepPrediction",
     "StepSeconds", "combine", "compute_seconds", "fresh_memory_bytes", "loader_seconds", "node_and_fabric_links",
-    "phase_seconds", "predict", "predict_step", "ranks_per_node", "rates_for", "work_of_counts",
+    "predict", "predict_step", "ranks_per_node", "rates_for", "what_helps", "work_of_counts",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -333,6 +332,57 @@ def predicted_parts(
         notes=tuple(dict.fromkeys((*notes, *assumed, *of_noise, *chosen.notes, *control.notes))),
     )  # fmt: skip
     return parts, combine(parts, overlap), details
+
+
+def what_helps(
+    work: StepWork, machine: Machine, *, prices: Prices | None = None, noise: Noise | None = None, threads: int = 1
+) -> list[tuple[str, float]]:
+    """What would make the step shorter, and its seconds then: each thing alone, the greatest help first.
+
+    What is worked is twice as fast, what is sent or waited for costs nothing. Things that would change nothing are
+    left out.
+    """
+    parts, seconds, details = predicted_parts(work, machine, prices=prices, noise=noise, threads=threads)
+    changes = _remedies(parts, details.overlap)
+    step_s = float(seconds.step_s[0])
+    outcomes = [
+        (what, float(combine(dataclasses.replace(parts, **values), overlap).step_s[0]))
+        for what, overlap, values in changes
+    ]
+    helpful = [(what, seconds) for what, seconds in outcomes if seconds < step_s * (1 - 1e-6)]
+    return sorted(helpful, key=lambda entry: entry[1])
+
+
+def _remedies(parts: StepParts, overlap: float) -> list[tuple[str, float, dict[str, Floats]]]:
+    """(what, overlap efficiency, parts that differ) of everything that is tried."""
+    found: list[tuple[str, float, dict[str, Floats]]] = []
+    for place, cause in enumerate(COMPUTE_CAUSES):
+        faster = parts.compute_s.copy()
+        faster[:, :, place] /= 2
+        share = faster.sum(axis=2) / np.maximum(parts.compute_s.sum(axis=2), np.finfo(float).tiny)
+        values = {"compute_s": faster, "unit_s": parts.unit_s * share, "slowest_s": parts.slowest_s * share}
+        found.append((f"{cause}: twice as fast", overlap, values))
+    for name in ("packing", "loader", "optimizer"):
+        found.append((f"{name}: twice as fast", overlap, {f"{name}_s": getattr(parts, f"{name}_s") / 2}))
+    for what, names in (
+        ("gathers and reduce-scatters of sharded parameters: free",
+         ("root_gather_s", "first_gather_s", "gathers_s", "scatters_s", "last_scatter_s")),
+        ("halos and sums over graph groups: free", ("halos_s", "group_sums_s")),
+        ("exchanges of experts: free", ("exchanges_s", "composition_s")),
+        ("placing of experts: free", ("plan_s",)),
+        ("sums of gradients over copies: free", ("sums_s", "last_sum_s")),
+        ("small sums of losses and norm: free", ("control_s", "norm_s")),
+        ("traffic of the second memory: free", ("transfers_s",)),
+        ("work outside the phases: free", ("outside_s",)),
+    ):  # fmt: skip
+        found.append((what, overlap, {name: np.zeros_like(getattr(parts, name)) for name in names}))
+    mean_s, one = parts.compute_s.sum(axis=2), np.ones_like(parts.turns)
+    even = mean_s * (parts.slowest_s.sum(axis=1) / np.maximum(parts.unit_s.sum(axis=1), np.finfo(float).tiny))[:, None]
+    found.append(("ranks of a unit: all alike", overlap, {"unit_s": mean_s, "slowest_s": even}))
+    found.append(("units: all alike", overlap, {"slowest_s": parts.unit_s}))
+    found.append(("noise of the ranks: none", overlap, {"unit_factor": one, "slowest_factor": one}))
+    found.append(("overlap of communication and compute: perfect", 1.0, {}))
+    return found
 
 
 def _factors(layout: Layout, group_s: Floats, machine: Machine, noise: Noise | None) -> tuple[float, float, list[str]]:
