@@ -268,7 +268,7 @@ def _spread(counts: Sequence[int], most: int = 6) -> list[int]:
 
 
 def continuation_figure(view: StudyView, published: PublishedRun | None) -> Figure:
-    """Predicted weak efficiency up to a full machine, the published value as a star."""
+    """Predicted weak or strong efficiency up to a full machine, the published value as a star."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _new_axes()
         axes.axhline(100, color=IDEAL_COLOUR, linewidth=1.2, zorder=2)
@@ -281,12 +281,12 @@ def continuation_figure(view: StudyView, published: PublishedRun | None) -> Figu
         if published is not None:
             star: dict[str, Any] = {"linestyle": "none", "marker": "*", "markersize": 13, "color": PUBLISHED_COLOUR}
             full = max(counts)
-            axes.plot([full], [published.weak_efficiency_percent], zorder=5, **star)
+            axes.plot([full], [published.efficiency_percent(view.mode)], zorder=5, **star)
             handles.insert(1, matplotlib.lines.Line2D([], [], label="published", **star))
-            lows.append(published.weak_efficiency_percent)
+            lows.append(published.efficiency_percent(view.mode))
         _ranks_axis(axes, _spread(counts))
         axes.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
         axes.set_ylim(max(0.0, 10 * ((min(lows) - 10) // 10)), 104)
-        axes.set_ylabel("weak efficiency, %")
+        axes.set_ylabel(f"{view.mode} efficiency, %")
         _legend(axes, handles)
         return figure

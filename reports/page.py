@@ -217,13 +217,14 @@ def _continuation_block(view: StudyView) -> dict[str, Any]:
     peak = last_share.peak
     return {
         "name": view.name, "question": view.question, "model": record.model, "machine": record.machine,
-        "rows": rows, "published": published, "peak": peak,
+        "mode": view.mode, "rows": rows, "published": published, "peak": peak,
         "peak_text": f"{wording.flops_rate(peak.flops_per_s)} ({peak.name}, {peak.dtype}; source: {peak.source})"
         if peak else "n/a",
         "published_rate": wording.flops_rate(published.flops_per_s) if published else "",
+        "published_efficiency": f"{published.efficiency_percent(view.mode):g} %" if published else "n/a",
         "figure": _figure(
             f"{view.name}-continuation", figures.continuation_figure(view, published),
-            wording.continuation_caption(published is not None), "predicted weak efficiency; numbers: table",
+            wording.continuation_caption(published is not None), f"predicted {view.mode} efficiency; numbers: table",
         ),
         "method": record.method, "note": last_share.note,
     }  # fmt: skip

@@ -152,13 +152,13 @@ def _refuse_other_results(folder: Path, cells: Sequence[Cell]) -> None:
 
 def _write_predictions(folder: Path, cells: Sequence[Cell], machine: Any, *, full_machine: bool) -> None:
     """Write the predicted record of every cell, and of the full-machine study, before anything runs."""
-    from scaling_studies.full_machine import full_machine_records
+    from scaling_studies.full_machine import all_full_machine_records
     from scaling_studies.predicted import predicted_records
     from scaling_studies.records import PREDICTED, RECORD_FOLDER, read_folder, write_record
 
     records = predicted_records(cells, machine)
     if full_machine:
-        records += full_machine_records()
+        records += all_full_machine_records()
     for record in records:
         write_record(folder / RECORD_FOLDER, record)
     current = {record.file_name for record in records}

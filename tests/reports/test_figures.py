@@ -66,6 +66,7 @@ def test_the_published_value_is_a_star_at_the_full_machine(views):
     assert markers(figure, "*") == [(False, [90.3])]
     assert markers(figures.continuation_figure(views[2], None), "*") == []
     assert published_run("lineshine", "matris-tiny") is None
+    assert published_run("cnis", "matris-moe-l").efficiency_percent("strong") == 53.93
 
 
 def test_labels_of_a_long_axis_stay_apart():

@@ -4,7 +4,7 @@ import pytest
 
 from perfmodel.full_machine import predict_weak_scaling
 from reports.points import arrange
-from scaling_studies.full_machine import full_machine_records
+from scaling_studies.full_machine import all_full_machine_records, full_machine_records
 from scaling_studies.records import PREDICTED, from_json, to_json
 
 
@@ -21,9 +21,17 @@ def test_records_say_what_perfmodel_predicts():
         assert sum(point.phases_predicted().values()) == pytest.approx(given.step_s)
 
 
-def test_the_last_point_is_the_full_machine():
-    last = full_machine_records()[-1]
-    assert last.machine == "lineshine"
-    assert last.ranks == 20_480 * 16
-    assert last.facts["nodes"] == 20_480
-    assert last.facts["assumptions"]
+def test_weak_and_strong_lines_end_at_the_full_machines():
+    records = all_full_machine_records()
+    views = {view.name: view for view in arrange(records)}
+    assert set(views) == {
+        "full-machine", "full-machine-strong", "full-machine-cnis", "full-machine-cnis-strong",
+    }  # fmt: skip
+    for name, view in views.items():
+        last = view.points[-1].any_record
+        assert last.ranks == (5_632 * 8 if "cnis" in name else 20_480 * 16)
+        assert last.facts["nodes"] == (5_632 if "cnis" in name else 20_480)
+        assert last.facts["assumptions"]
+        assert last.mode == view.mode == ("strong" if "strong" in name else "weak")
+        assert last.start_up_s > 100
+    assert len({record.cell_id for record in records}) == len(records)
