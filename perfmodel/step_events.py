@@ -186,7 +186,9 @@ def _nearest(unit_work: Floats, known: Ints) -> Ints:
     right = np.searchsorted(unit_work[order], unit_work).clip(max=len(order) - 1)
     left = np.maximum(right - 1, 0)
     nearer_left = np.abs(unit_work[order[left]] - unit_work) <= np.abs(unit_work[order[right]] - unit_work)
-    return np.asarray(np.where(nearer_left, order[left], order[right]))
+    nearest = np.where(nearer_left, order[left], order[right])
+    nearest[known] = known  # however many are alike
+    return np.asarray(nearest)
 
 
 class _Program:

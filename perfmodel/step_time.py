@@ -186,15 +186,13 @@ def _waits(table: _Table, parts: StepParts) -> Floats:
     mean_s, turns = parts.compute_s.sum(axis=2), parts.turns[:, None]
     unit_s = np.maximum(mean_s, parts.unit_s * turns)
     table.add_phases("wait", unit_s * parts.unit_factor[:, None] - mean_s)
-    slowest_s = np.maximum(parts.slowest_s * turns, unit_s * _at_most_one(mean_s, unit_s)[:, None])
-    meeting_s = slowest_s.sum(axis=1) * parts.slowest_factor
-    table.add("sync", "wait", np.maximum(meeting_s - (unit_s * parts.unit_factor[:, None]).sum(axis=1), 0.0))
-    return np.asarray(np.maximum(slowest_s, mean_s))
-
-
-def _at_most_one(mean_s: Floats, unit_s: Floats) -> Floats:
-    """Mean over unit [C]: 1 where nothing waits."""
-    return np.asarray(mean_s.sum(axis=1) / np.maximum(unit_s.sum(axis=1), np.finfo(float).tiny))
+    alone_s = parts.slowest_s.sum(axis=1)
+    slowest_s = np.maximum(alone_s * parts.turns, mean_s.sum(axis=1))
+    table.add("sync", "wait", np.maximum(
+        slowest_s * parts.slowest_factor - (unit_s * parts.unit_factor[:, None]).sum(axis=1), 0.0
+    ))  # fmt: skip
+    scale = np.where(alone_s > 0, slowest_s / np.maximum(alone_s, np.finfo(float).tiny), 1.0)
+    return np.asarray(parts.slowest_s * scale[:, None])
 
 
 def _hidden(seconds: Floats, beside_s: Floats, left_s: Floats, efficiency: Floats) -> Floats:

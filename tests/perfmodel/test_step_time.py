@@ -1,19 +1,67 @@
-"""Step time: phases and causes add up, limits, contention, what cannot be priced."""
+"""Step time: phases and causes add up in every layout, limits, overlap, contention, what cannot be priced."""
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
+from functools import lru_cache
 
+import numpy as np
 import pytest
 
 from janus.errors import UserError
 from janus.layout import Layout
 from janus.presets import preset
+from perfmodel.collective_rates import CollectiveRates
 from perfmodel.machine import load_machine
-from perfmodel.step_time import PHASE_NAMES, predict_step, rates_for
+from perfmodel.network.noise import Noise
+from perfmodel.step_parts import StepParts
+from perfmodel.step_time import (
+    CAUSES,
+    COMMUNICATION_CAUSES,
+    PHASE_NAMES,
+    combine,
+    predict,
+    predict_step,
+    predicted_parts,
+    rates_for,
+    what_helps,
+)
+from perfmodel.step_work import RunSettings, step_work
 from perfmodel.workload import Counts
 from tests.host_machine import write_host
+from tests.perfmodel.sampled_data import sampled_data
 
 MODEL = preset("matris-tiny")
 COUNTS = Counts(2, 64, 2726, 786, 8888)
+MIXED = preset("matris-moe-tiny")
+DATA = sampled_data()
+ALL_THREE = Layout(unit=4, shard_degree=4, graph_degree=4, expert_degree=4)
+
+
+LAYOUTS = [
+    Layout(), Layout(replicas=4), Layout(unit=4, shard_degree=4), Layout(unit=4, graph_degree=4),
+    Layout(unit=4, expert_degree=4), Layout(unit=2, replicas=2, shard_degree=2, expert_degree=2),
+    Layout(unit=4, shard_degree=2, graph_degree=4), Layout(unit=4, shard_degree=4, expert_degree=2), ALL_THREE,
+]  # fmt: skip
+
+
+@lru_cache
+def work_of(layout, model=MIXED, **settings):
+    return step_work(model, DATA, range(32), layout, RunSettings(**settings))
+
+
+def with_cores(machine, cores, **changes):
+    """The machine with more cores, its rates changed alike."""
+    rates = tuple(replace(one, **changes) for one in machine.rates)
+    return replace(machine, devices_per_node=cores, rates=rates)
+
+
+def with_links(machine, latency_s, bytes_per_s):
+    """The machine with measured collectives, all alike."""
+    return replace(machine, collectives=tuple(
+        CollectiveRates(transport="gloo", collective=collective, ranks=ranks, groups=1, latency_s=latency_s,
+                        bytes_per_s=bytes_per_s)
+        for collective in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all") for ranks in (2, 4)
+    ))  # fmt: skip
 
 
 @pytest.fixture
@@ -115,3 +163,153 @@ def test_catalogue_machine_prices_a_span_of_nodes():
     blind = replace(machine, fabric=None)
     with pytest.raises(UserError, match=r"no \[fabric\] table"):
         predict_step(MODEL, [COUNTS] * 32, Layout(replicas=32), blind)
+
+
+@pytest.mark.parametrize("name", ["matris-tiny", "matris-moe-tiny"])
+def test_every_second_has_a_phase_and_a_cause_in_every_layout(machine, name):
+    model = preset(name)
+    degrees = {"shard": "shard_degree", "graph": "graph_degree", "expert": "expert_degree"}
+    for layout in LAYOUTS:
+        if layout.expert_degree > 1 and model.experts is None:
+            continue
+        for settings in ({}, {"recompute": True, "max_work": 20_000, "clips": False}):
+            prediction = predict(work_of(layout, model, **settings), machine)
+            assert sum(prediction.phase_s.values()) == pytest.approx(prediction.step_s, rel=1e-12)
+            assert sum(prediction.cause_s.values()) == pytest.approx(prediction.step_s, rel=1e-12)
+            communication_s = sum(prediction.cause_s[cause] for cause in COMMUNICATION_CAUSES)
+            assert sum(prediction.communication_s.values()) == pytest.approx(communication_s, rel=1e-12)
+            assert min(prediction.phase_s.values()) >= 0
+            assert min(prediction.cause_s.values()) >= -1e-15
+            for axis, degree in degrees.items():
+                assert (prediction.communication_s[axis] > 0) == (getattr(layout, degree) > 1), (layout, axis)
+
+
+def test_a_unit_of_one_is_data_parallel(machine):
+    work = work_of(Layout(replicas=4))
+    counts = [[batch.counts for batch in rank.micro_batches] for rank in work.ranks]
+    of_counts = predict_step(MIXED, counts, Layout(replicas=4), machine)
+    assert predict(work, machine).step_s == pytest.approx(of_counts.step_s)
+
+
+def test_free_links_leave_no_communication(machine):
+    free = with_links(with_cores(machine, 8), 0.0, math.inf)
+    for layout in LAYOUTS:
+        prediction = predict(work_of(layout), free)
+        assert sum(prediction.communication_s.values()) == 0
+        assert prediction.step_s > max(prediction.rank_s)
+
+
+def test_slower_links_are_never_faster(machine):
+    host = with_cores(machine, 8, overlap_efficiency=0.7)
+    for layout in LAYOUTS:
+        work = work_of(layout)
+        by_bandwidth = [predict(work, with_links(host, 1e-4, rate)).step_s for rate in (1e11, 1e9, 1e8, 1e7, 1e6)]
+        assert by_bandwidth == sorted(by_bandwidth)
+        by_latency = [predict(work, with_links(host, latency, 1e9)).step_s for latency in (0, 1e-5, 1e-4, 1e-2)]
+        assert by_latency == sorted(by_latency)
+
+
+def test_overlap_hides_but_never_more_than_runs_beside(machine):
+    host = with_links(with_cores(machine, 8), 1e-3, 1e8)
+    work = work_of(Layout(unit=4, shard_degree=4), MODEL)
+    parts, _, _ = predicted_parts(work, host)
+    steps = [float(combine(parts, efficiency).step_s[0]) for efficiency in (0.0, 0.5, 1.0)]
+    assert steps == sorted(steps, reverse=True)
+    hidden_s = steps[0] - steps[2]
+    may_hide_s = (parts.gathers_s + parts.scatters_s).sum() - parts.last_scatter_s[0]
+    assert 0 < hidden_s <= (may_hide_s + parts.sums_s.sum()) * (1 + 1e-9)
+    assert steps[1] == pytest.approx((steps[0] + steps[2]) / 2)
+    instant = replace(parts, compute_s=0 * parts.compute_s, unit_s=0 * parts.unit_s, slowest_s=0 * parts.slowest_s)
+    assert combine(instant, 1.0).step_s == pytest.approx(combine(instant, 0.0).step_s)
+
+
+def test_candidates_together_are_candidates_alone(machine):
+    every = [predicted_parts(work_of(layout), machine)[0] for layout in LAYOUTS]
+    together = StepParts(**{
+        entry.name: np.concatenate([getattr(parts, entry.name) for parts in every]) for entry in fields(StepParts)
+    })  # fmt: skip
+    alone = [float(combine(parts, 0.5).step_s[0]) for parts in every]
+    assert combine(together, 0.5).step_s == pytest.approx(alone, rel=1e-12)
+    assert combine(together, np.full(len(every), 0.5)).step_s == pytest.approx(alone, rel=1e-12)
+
+
+def test_the_slowest_decides(machine):
+    host = with_cores(machine, 8)
+    even = predict_step(MODEL, [COUNTS] * 4, Layout(replicas=4), host)
+    uneven = predict_step(MODEL, [COUNTS] * 3 + [COUNTS.scaled(1.5)], Layout(replicas=4), host)
+    assert uneven.cause_s["wait"] == pytest.approx(max(uneven.rank_s) - np.mean(uneven.rank_s))
+    assert uneven.step_s - max(uneven.rank_s) == pytest.approx(even.step_s - max(even.rank_s), rel=0.05)
+
+
+def test_ranks_of_a_unit_wait_inside_phases_and_units_at_the_sum(machine):
+    host = with_cores(machine, 8)
+    spread = predict(work_of(Layout(replicas=4), MODEL), host)
+    coupled = predict(work_of(Layout(unit=4, shard_degree=4), MODEL), host)
+    assert spread.phase_s["sync"] > spread.cause_s["wait"] > 0
+    assert coupled.phase_s["sync"] < coupled.cause_s["wait"]
+    assert coupled.step_s - sum(coupled.communication_s.values()) >= max(spread.rank_s)
+
+
+def test_ranks_that_wait_give_their_cores_away(machine):
+    """4 ranks on 2 cores: even work is shared out evenly, one busy rank has a core of its own."""
+    even = predict_step(MODEL, [COUNTS] * 4, Layout(replicas=4), machine)
+    assert even.cause_s["wait"] == 0
+    one = predict_step(MODEL, [[COUNTS], [], [], []], Layout(replicas=4), machine)
+    computed_s = np.mean(one.rank_s) + one.cause_s["wait"]
+    assert computed_s == pytest.approx(max(one.rank_s) / 2)
+    half = predict_step(MODEL, [[COUNTS], [COUNTS], [], []], Layout(replicas=4), machine)
+    assert np.mean(half.rank_s) + half.cause_s["wait"] == pytest.approx(max(half.rank_s) / 2)
+    three = predict_step(MODEL, [[COUNTS], [COUNTS], [COUNTS], []], Layout(replicas=4), machine)
+    assert np.mean(three.rank_s) + three.cause_s["wait"] == pytest.approx(0.75 * max(three.rank_s))
+
+
+def test_noise_only_adds_waits(machine):
+    host = with_cores(machine, 8)
+    work = work_of(ALL_THREE)
+    quiet, noisy = predict(work, host), predict(work, host, noise=Noise(compute_deviation=0.05))
+    assert noisy.step_s > quiet.step_s
+    changed = {cause for cause in CAUSES if noisy.cause_s[cause] != pytest.approx(quiet.cause_s[cause], abs=1e-12)}
+    assert changed == {"wait"}
+
+
+def test_corrections_multiply_phases(machine):
+    class Corrections:
+        def factor(self, model, phase):
+            return {"FE": 2.0, "sync": 0.5}.get(phase, 1.0)
+
+    work = work_of(ALL_THREE)
+    plain, corrected = predict(work, machine), predict(work, machine, corrections=Corrections())
+    assert corrected.phase_s["FE"] == pytest.approx(2 * plain.phase_s["FE"])
+    assert corrected.phase_s["sync"] == pytest.approx(plain.phase_s["sync"] / 2)
+    assert corrected.phase_s["FF"] == plain.phase_s["FF"]
+    assert sum(corrected.cause_s.values()) == pytest.approx(corrected.step_s)
+
+
+def test_what_helps_most_comes_first(machine):
+    work = work_of(ALL_THREE)
+    step_s = predict(work, machine).step_s
+    helps = what_helps(work, machine)
+    assert [seconds for _, seconds in helps] == sorted(seconds for _, seconds in helps)
+    assert all(seconds < step_s for _, seconds in helps)
+    by_name = dict(helps)
+    gained_s = step_s - by_name["exchanges of experts: free"]
+    assert gained_s == pytest.approx(predict(work, machine).communication_s["expert"])
+    assert "halos and sums over graph groups: free" not in dict(what_helps(work_of(Layout(replicas=4)), machine))
+
+
+def test_a_few_units_stand_for_many(machine):
+    host = with_cores(machine, 256)
+    layout = Layout(unit=2, replicas=48, shard_degree=2)
+    arguments = (MODEL, sampled_data(384), range(384), layout, RunSettings())
+    every, some = (predict(step_work(*arguments, represented=number), host) for number in (None, 6))
+    assert len(some.rank_s) < len(every.rank_s)
+    assert some.step_s == pytest.approx(every.step_s, rel=0.02)
+
+
+def test_a_fabric_prices_units_and_says_what_it_assumes():
+    work = work_of(Layout(unit=8, replicas=4, shard_degree=8, graph_degree=2, expert_degree=8))
+    prediction = predict(work, load_machine("lineshine"))
+    used = {axis for axis, value in prediction.communication_s.items() if value}
+    assert {"shard", "graph", "expert", "world"} <= used
+    assert any("overlap" in note for note in prediction.notes)
+    assert any("deviates by 2 %" in note for note in prediction.notes)
