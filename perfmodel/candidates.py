@@ -157,6 +157,8 @@ def enumerate_candidates(
         for listed, same in grids.items()
         for grid in [np.array(list(product(*listed)), dtype=np.int64).reshape(-1, len(CHOICES))]
     ])  # fmt: skip
+    moves_weights = table[:, COLUMNS.index("expert_strategy")] == STRATEGIES.index("weights")
+    table = table[~(moves_weights & (table[:, COLUMNS.index("expert_compression")] == 1))]  # no rows travel there
     if not len(table):
         raise UserError(_nothing_left(space))
     columns = {name: np.ascontiguousarray(table[:, place]) for place, name in enumerate(COLUMNS)}
