@@ -1,23 +1,27 @@
 """What the model says of a collective on the shaped network, from rates, delays and a calibration that judges nothing.
 
 The cluster is built from the shape's numbers alone. The library's constants come from messages between two ranks, one
-pair within a rack and one across racks, never from the collectives that are judged. It measures nothing.
+pair within a rack and one across racks, never from the collectives that are judged. ``StepPrices`` prices the
+collectives of whole training steps so. It measures nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from janus.layout import AxisName, Layout
 from perfmodel.network.algorithms import make_schedule
-from perfmodel.network.closed_form import price_together
+from perfmodel.network.closed_form import Price, price_together
 from perfmodel.network.cluster import Cluster
 from perfmodel.network.fat_tree import FatTree
 from perfmodel.network.flow_events import simulate
 from perfmodel.network.routes import Transport
+from perfmodel.prices import Prices, group_array
 from shaped.shape import Shape
 
 # What the libraries do, by the name of the setting. gloo as torch 2.13 calls it (gloo/allreduce.cc, allgather.cc,
@@ -107,3 +111,32 @@ def predict(
     events_s = simulate(schedule, cluster, transport, size_bytes, groups=members).time_s
     closed_s = float(price_together(schedule, cluster, members).time_s(np.array([size_bytes]), transport)[0])
     return {"events_s": events_s, "closed_form_s": closed_s}
+
+
+class StepPrices(Prices):
+    """Collectives of a training step over gloo with one rank per host of the shape, by closed form."""
+
+    def __init__(self, shape: Shape, transport: Transport) -> None:
+        super().__init__()
+        self._cluster, self._transport = make_cluster(shape), transport
+        self._priced: dict[tuple[Any, ...], Price] = {}
+
+    @classmethod
+    def of_messages(cls, shape: Shape, lines: Iterable[Mapping[str, Any]]) -> StepPrices:
+        """With the library's constants from what the ranks printed of messages and a reduction."""
+        lines = list(lines)
+        reduction = next(line["bytes_per_s"] for line in lines if line["kind"] == "reduction")
+        return cls(shape, calibrate(shape, [line for line in lines if line["kind"] == "message"], reduction))
+
+    def constants(self) -> dict[str, float]:
+        """The library's, by name."""
+        names = ("overhead_s", "rendezvous_s", "eager_bytes", "link_fraction", "reduction_bytes_per_s")
+        return {name: float(getattr(self._transport, name)) for name in names}
+
+    def _seconds(self, layout: Layout, axis: AxisName, collective: str, sizes: NDArray) -> NDArray:
+        key = (layout, axis, collective)
+        if key not in self._priced:
+            groups = [np.array(group, dtype=np.int64) for group in group_array(layout, axis)]
+            schedule = make_schedule(*ALGORITHMS["gloo"][collective], len(groups[0]))
+            self._priced[key] = price_together(schedule, self._cluster, groups)
+        return np.asarray(self._priced[key].time_s(np.ravel(sizes), self._transport)).reshape(np.shape(sizes))
