@@ -34,7 +34,7 @@ from perfmodel.play_streams import Played, play, play_shared
 from perfmodel.prices import Prices
 from perfmodel.products import PHASES
 from perfmodel.step_parts import SUM_AXES, StepParts, compute_by_batch, gradient_stages
-from perfmodel.step_time import filling, predicted_parts
+from perfmodel.step_time import beside_sums, filling, predicted_parts
 from perfmodel.step_work import StepWork
 from perfmodel.traffic_gathers import Restorations, restorations
 from perfmodel.traffic_parameters import ROOT
@@ -359,8 +359,8 @@ class _Program:
                 self.last = [*self.last, done]
                 self._compute("optimizer", float(parts.optimizer_s[0]) / number)
         self.last = [*self.last, *self.sums]
-        lost_s = (1 - self.overlap) * max(float(parts.sums_s[0].sum() - parts.last_sum_s[0]), 0.0)
-        self._compute("overlap lost", lost_s)
+        backward_s = np.array([float(self.cast.batch_s[:, :, -1].sum(axis=1).max(initial=0.0))])
+        self._compute("overlap lost", (1 - self.overlap) * beside_sums(parts, backward_s, backward_s))
         self._awaited("world", "gradient norm", float(parts.norm_s[0]), None)
         if not (float(parts.pipelined[0]) > 0 and self.sums):
             self._compute("optimizer", float(parts.optimizer_s[0]))
@@ -427,7 +427,7 @@ class _Program:
     def _collective(
         self, axis: AxisName, name: str, seconds: float, there: float | Floats, after: Sequence[int]
     ) -> int:  # fmt: skip
-        stream: str = axis if axis in INSIDE else "sums"
+        stream: str = axis if axis in INSIDE else "sums" if name.startswith("sum") else "control"
         stream = "communication" if self.one_stream else stream
         values = np.broadcast_to(np.asarray(seconds * there, dtype=np.float64), (self.cast.num_ranks,))
         self._add(Operation(name=name, stream=stream, seconds=seconds, axis=axis, after=tuple(after)), values)

@@ -72,10 +72,10 @@ class StepParts:
     micro-batch; group_sums_s [C,4]; composition_s, plan_s: before FE, where experts are spread. packing_s [C,4]:
     memory traffic and operator calls of the exchanges on the ranks.
 
-    sums_s [C,3]: gradients over shard copies, expert copies and the world; last_sum_s: of these, the stages that
-    cannot start before BE has ended; sums_cover: part of BE's compute beside which the others run; pipelined: part of
-    the optimizer beside which they do (0 where gradients are clipped). control_s: small sums of losses and exit codes;
-    norm_s: sum of the gradient norm.
+    sums_s [C,3]: gradients over shard copies, expert copies and the world; last_sum_s: of these, the stages with block
+    0 or the root in them, which cannot start before BE has ended; sums_cover: part of BE's compute beside which the
+    others run; pipelined: part of the optimizer beside which sums run (0 where gradients are clipped). control_s: small
+    sums of losses and exit codes; norm_s: sum of the gradient norm.
 
     loader_s: building graphs; loader_hidden: part of it that idle cores do; transfers_s: between two memories, beside
     compute; outside_s: of a step outside its phases.
@@ -327,16 +327,17 @@ class _Filler:
         stages = gradient_stages(self.work.model, self.layout, self.settings)
         sums, last_s = np.zeros(len(SUM_AXES)), 0.0
         for place, axis in enumerate(SUM_AXES):
-            sizes = np.array([size for name, size, _ in stages if name == axis])
-            if len(sizes) and group_size(self.layout, axis) > 1:
+            mine = [(size, block) for name, size, block in stages if name == axis]
+            if mine and group_size(self.layout, axis) > 1:
+                sizes, blocks = np.array(mine).T
                 seconds = self.given.prices.seconds(self.layout, axis, "all_reduce", sizes)
-                sums[place], last_s = float(seconds.sum()), last_s + float(seconds[-1])
+                sums[place], last_s = float(seconds.sum()), last_s + float(seconds[blocks <= 0].sum())
                 if axis != "shard_copies":
                     self.pack("BE", "all_reduce", len(sizes), float(sizes.mean()))
         self.put("sums_s", sums)
         self.put("last_sum_s", last_s)
+        self.put("sums_cover", cover_of_sums(stages, self.work.model.num_blocks) / max(self.micro_batches, 1))
         number = max((sum(name == axis for name, _, _ in stages) for axis in SUM_AXES), default=1)
-        self.put("sums_cover", max(0, number - 1) / max(number, 1) / max(self.micro_batches, 1))
         self.put("pipelined", 0.0 if self.settings.clips else max(0, number - 1) / max(number, 1))
         self.put("norm_s", self.price("world", "all_reduce", NORM_BYTES))
         control = self.given.control.seconds(self.layout, "world", "all_reduce", CONTROL_BYTES)
@@ -380,6 +381,11 @@ def gradient_stages(model: Any, layout: Layout, settings: RunSettings) -> list[t
             block = ROOT if done >= 1 else int(model.num_blocks * (1 - done))
             stages.append((axis, float(size), block))
     return stages
+
+
+def cover_of_sums(stages: Sequence[tuple[AxisName, float, int]], num_blocks: int) -> float:
+    """Part of a micro-batch's BE that is still to come when the first stage is complete: blocks below its lowest."""
+    return max(0, *(block for _, _, block in stages), 0) / num_blocks
 
 
 def _shares_of_compute(work: StepWork, rates: Rates) -> tuple[Floats, Floats]:

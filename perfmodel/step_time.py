@@ -14,7 +14,8 @@ One table [candidates, phases, causes] holds every second; the step is its sum, 
 
 e is the measured overlap efficiency: of the shorter of a collective and the compute beside it, the part that is hidden.
 Gathers run one block ahead; reduce-scatters but the last of a micro-batch run beside the next block's backward; sums of
-gradients that start before BE has ended run beside the rest of it, and beside the optimizer where nothing is clipped.
+gradients that start before BE has ended run beside the rest of it, all of them beside the small sums, and beside the
+optimizer where nothing is clipped.
 On a host with more ranks than cores a rank that waits gives its core away: a unit takes the larger of the mean rank's
 seconds and what its slowest rank takes with a core of its own.
 """
@@ -220,15 +221,25 @@ def _scatters(table: _Table, parts: StepParts, critical_s: Floats, left_s: Float
 def _sums(table: _Table, parts: StepParts, critical_s: Floats, left_s: Floats, efficiency: Floats) -> Floats:
     """Sums of gradients, the optimizer, the small sums; returns each axis's share of the gradient sums [C,3]."""
     all_s = parts.sums_s.sum(axis=1)
-    may_hide = np.maximum(all_s - parts.last_sum_s, 0.0)
-    beside_be = np.minimum(np.minimum(may_hide, parts.sums_cover * critical_s[:, -1]), left_s[:, -1])
-    beside_optimizer = np.minimum(all_s - beside_be, parts.pipelined * parts.optimizer_s)
-    table.add("sync", "gradient sums", all_s - efficiency * (beside_be + beside_optimizer))
+    table.add("sync", "gradient sums", all_s - efficiency * beside_sums(parts, critical_s[:, -1], left_s[:, -1]))
     table.add("sync", "small sums", parts.control_s)
     table.add("optimizer", "small sums", parts.norm_s)
     table.add("optimizer", "optimizer", parts.optimizer_s)
     shares = parts.sums_s / np.maximum(all_s, np.finfo(float).tiny)[:, None]
     return np.broadcast_to(shares, (len(critical_s), len(SUM_AXES)))
+
+
+def beside_sums(parts: StepParts, critical_s: Floats, left_s: Floats) -> Floats:
+    """Seconds of the sums of gradients that run beside something else [C].
+
+    critical_s, left_s [C]: compute of BE, and what nothing else runs beside yet.
+    """
+    all_s = parts.sums_s.sum(axis=1)
+    may_hide_s = np.maximum(all_s - parts.last_sum_s, 0.0)
+    beside_be = np.minimum(np.minimum(may_hide_s, parts.sums_cover * critical_s), left_s)
+    beside_control = np.minimum(all_s - beside_be, parts.control_s)
+    beside_optimizer = np.minimum(all_s - beside_be - beside_control, parts.pipelined * parts.optimizer_s)
+    return np.asarray(beside_be + beside_control + beside_optimizer)
 
 
 def _loader(table: _Table, parts: StepParts, critical_s: Floats) -> None:
