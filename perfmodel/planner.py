@@ -1,249 +1,539 @@
-"""Picks how to run a job before it starts: enumerates candidates, memory first, then time; says why the others lost.
+"""Picks how to run a job before it starts: search, finalists in full and by discrete events, the choice, its reasons.
 
-It owns the search and the plan file's content; times come from ``step_time``, bytes from ``memory``. Candidates here:
-the work cap of a micro-batch and recompute on or off for pure data parallelism; layouts with a unit above 1 are
-listed with the reason that they cannot run yet. Global batches are sampled and packed exactly as the trainer does.
+It owns the order of these and the limits of memory. It does not own the search (``search``), what is asked
+(``questions``), whether the choice is safe (``sensitivity``), words (``advice``) nor the plan file (``plan_file``).
+
+The search prices every candidate from tables with estimated divisions of graphs; the best few, of different layouts,
+are then worked out in full (``step_work``, ``step_time.predict``) and played by discrete events, which decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from janus.config import ModelConfig, to_mapping
+from janus.config import ModelConfig
 from janus.errors import UserError
-from janus.layout import Layout, layouts_of
+from janus.layout import Layout
+from janus.placement import STRATEGIES
+from perfmodel.candidates import Candidates, Space, caps_of, pareto_front
 from perfmodel.dataset import DataCounts, sample_batches, share_out
 from perfmodel.host import require_calibrated_here
 from perfmodel.machine import Machine
-from perfmodel.step_time import PHASE_NAMES, StepPrediction, predict_step, ranks_per_node
-from perfmodel.workload import parameter_counts
+from perfmodel.memory import MemoryPrediction, predict_rank_memory
+from perfmodel.network.noise import Noise
+from perfmodel.questions import Goal, Runs, between, keeps_to, objective, ranked, runs_of
+from perfmodel.search import Found, describe, search
+from perfmodel.search_memory import used_bytes
+from perfmodel.search_parts import Job, Tables
+from perfmodel.sensitivity import Outcome, sensitivities
+from perfmodel.start_up import start_up_seconds
+from perfmodel.step_events import play_step
+from perfmodel.step_time import ASSUMED_DEVIATION, StepPrediction, predict, ranks_per_node, what_helps
+from perfmodel.step_work import RunSettings, StepWork, step_work
 
-SCHEMA = "janus.plan/1"
-WORK_CAPS: tuple[int | None, ...] = (None, 400_000, 200_000, 100_000, 50_000, 25_000)
-NO_CAP = 2**62  # in a plan file: TOML, into which the trainer resolves it, has no null
+__all__ = ["DataCounts", "Finalist", "Plan", "Request", "make_plan", "memory_limit", "sample_batches", "share_out"]
+
+Floats = NDArray[np.float64]
+
 MEMORY_RESERVE = 0.1  # assumed: share of the memory left to the operating system and to prediction errors
-NOT_YET = "not predicted yet: it trains, but steps are predicted for data parallel (unit 1) only"
+STRUCTURES_PER_RANK = 8  # of the default global batch
+SEARCH_BATCHES = 2  # global batches that the search packs; finalists get all that are asked for, on few ranks
+FINALISTS = 8
+PER_LAYOUT = 2  # finalists of one layout at most
+REPRESENTED = 4  # units of a finalist that are worked out where there are many
+MOST_RANKS_WHOLE = 16  # ranks of a job of which every unit is worked out
+SENSITIVE = 2000  # best candidates among which a changed constant may find a better one
+FRONT = 24  # points of the Pareto front that are kept
+OTHERS = 12  # further candidates listed with why they lost, one per layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to plan for. memory_bytes: per rank, None: what the machine has per rank less the reserve."""
+    """What to plan for.
+
+    world_sizes: ranks to try, or world_size for one number. global_batch: structures of a step; None: 8 per rank, at
+    most all there are. memory_bytes: per rank, None: what the machine has per rank less ``memory_reserve``. fixed:
+    columns of ``candidates.COLUMNS`` with the values allowed. num_structures: of an epoch, None: those of the data.
+    num_batches: global batches sampled for the finalists.
+    """
 
     model: ModelConfig
     model_name: str | None
-    world_size: int
-    global_batch: int
+    world_size: int | None = None
+    world_sizes: tuple[int, ...] = ()
+    global_batch: int | None = None
     dtype: str = "float32"
     seed: int = 0
     num_batches: int = 8
     memory_bytes: float | None = None
+    memory_reserve: float = MEMORY_RESERVE
+    fixed: Mapping[str, tuple[int | str | bool | None, ...]] = field(default_factory=dict)
+    epochs: float | None = None
+    steps: int | None = None
+    deadline_s: float | None = None
+    node_s: float | None = None
+    prefer: str | None = None
+    num_structures: int | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of ranks to try, ascending."""
+        return tuple(sorted(set(self.world_sizes or ((self.world_size,) if self.world_size is not None else ()))))
+
+    def batch_of(self, world_size: int, num_structures: int) -> int:
+        """Structures of a step."""
+        if self.global_batch is not None:
+            return self.global_batch
+        return max(world_size, min(STRUCTURES_PER_RANK * world_size, num_structures))
 
 
 @dataclass(kw_only=True)
-class Candidate:
-    """One way to run the job: layout, work cap and recompute, what is predicted, and the verdict on it."""
+class Finalist:
+    """A candidate worked out in full. number: in the search; search_step_s: as searched; step_s: by events' ratio to
+    the formulas, which decides; prediction: by formulas, mean over the sampled steps; memory: of the fullest rank, and
+    memory_bytes what of it counts against the limit; run_s: with start-up.
+    """
 
+    number: int
+    words: str
     layout: Layout
-    max_work: int | None = None
-    recompute: bool = False
-    micro_batches: float = 0.0
-    step_s: float | None = None
-    memory_bytes: float | None = None
-    prediction: StepPrediction | None = None
+    settings: RunSettings
+    structures: int
+    nodes: int
+    memory: MemoryPrediction
+    memory_bytes: float
+    search_step_s: float
+    micro_batches: float
+    prediction: StepPrediction
+    events_step_s: float
+    run_s: float = 0.0
+    num_steps: float = 0.0
     verdict: str = ""
 
-    def to_mapping(self) -> dict[str, Any]:
-        return {
-            "layout": self.layout.to_mapping(), "max_work": self.max_work, "recompute": self.recompute,
-            "micro_batches_per_step": self.micro_batches, "step_s": self.step_s, "memory_bytes": self.memory_bytes,
-            "verdict": self.verdict,
-        }  # fmt: skip
+    @property
+    def max_work(self) -> int | None:
+        return self.settings.max_work
+
+    @property
+    def recompute(self) -> bool:
+        return self.settings.recompute
+
+    @property
+    def step_s(self) -> float:
+        """By formulas: the mean over the sampled steps."""
+        return self.prediction.step_s
+
+    @property
+    def node_s(self) -> float:
+        return self.run_s * self.nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A candidate that was not worked out in full, and why it lost."""
+
+    words: str
+    layout: Layout
+    settings: RunSettings
+    micro_batches: float
+    step_s: float
+    memory_bytes: float
+    verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The chosen candidate first among all considered, and the notes of its prediction."""
+    """The chosen finalist and everything it was weighed against.
+
+    front: numbers of candidates of ``found`` that nothing beats in run time, memory and node-hours; start_up_s: None
+    where n/a; helps: what would shorten the chosen step most, and to what.
+    """
 
     request: Request
+    goal: Goal
     machine: Machine
     data: DataCounts
-    chosen: Candidate
-    considered: list[Candidate]
+    chosen: Finalist
+    finalists: tuple[Finalist, ...]
+    others: tuple[Other, ...]
+    found: Found
+    runs: Runs
+    front: tuple[int, ...]
+    sensitivity: tuple[Outcome, ...]
+    helps: tuple[tuple[str, float], ...]
+    start_up_s: float | None
     memory_limit_bytes: float
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...]
 
 
-def memory_limit(request: Request, machine: Machine) -> float:
+def memory_limit(request: Request, machine: Machine, world_size: int) -> float:
     """Bytes one rank may use."""
     if request.memory_bytes is not None:
         return request.memory_bytes
     node = machine.memory_bytes_per_node + machine.second_memory_bytes_per_node
-    return (1 - MEMORY_RESERVE) * node / ranks_per_node(machine, request.world_size)
+    return (1 - request.memory_reserve) * node / ranks_per_node(machine, world_size)
+
+
+def largest_world(machine: Machine) -> int:
+    """Most ranks that can be planned for: 64 per core of a host, else one per device."""
+    return 64 * machine.devices_per_node if machine.is_calibrated_host else machine.nodes * machine.devices_per_node
 
 
 def _check(request: Request, machine: Machine, data: DataCounts) -> None:
     require_calibrated_here(machine)
     if len(data.atoms) == 0:
         raise UserError(f"{data.path} holds no structure: pack some with 'janus data pack'")
-    if request.global_batch < request.world_size:
-        raise UserError(
-            f"the global batch of {request.global_batch} structures is below the {request.world_size} ranks: "
-            f"use at least {request.world_size}, one structure per rank"
-        )
-    if request.global_batch > len(data.atoms):
-        raise UserError(
-            f"the global batch of {request.global_batch} structures exceeds the {len(data.atoms)} of {data.path}: "
-            f"use at most {len(data.atoms)}"
-        )
-    limit = 64 * machine.devices_per_node if machine.is_calibrated_host else machine.nodes * machine.devices_per_node
-    if request.world_size > limit:
-        raise UserError(f"world size {request.world_size} exceeds what {machine.name} can hold: use at most {limit}")
+    if not request.sizes:
+        raise UserError("no number of ranks is given: give --world-size, --nodes or a question")
+    if not 0 <= request.memory_reserve < 1:
+        raise UserError(f"--memory-reserve is {request.memory_reserve}: it must be in [0, 1), for instance 0.1")
+    limit = largest_world(machine)
+    for world_size in request.sizes:
+        batch = request.batch_of(world_size, len(data.atoms))
+        if batch < world_size:
+            raise UserError(
+                f"the global batch of {batch} structures is below the {world_size} ranks: "
+                f"use at least {world_size}, one structure per rank"
+            )
+        if batch > len(data.atoms):
+            raise UserError(
+                f"the global batch of {batch} structures exceeds the {len(data.atoms)} of {data.path}: "
+                f"use at most {len(data.atoms)}"
+            )
+        if world_size > limit:
+            raise UserError(f"world size {world_size} exceeds what {machine.name} can hold: use at most {limit}")
 
 
-def _predict(
-    candidate: Candidate, request: Request, machine: Machine, data: DataCounts, batches: list[list[int]]
-) -> None:
-    predictions = []
-    pieces = 0
-    for batch in batches:
-        shares = share_out(data.work, batch, request.world_size, candidate.max_work)
-        counts = [[data.of(piece) for piece in share] for share in shares]
-        pieces += max(len(share) for share in shares)
-        predictions.append(predict_step(
-            request.model, counts, candidate.layout, machine, dtype=request.dtype, recompute=candidate.recompute
+def transports_of(machine: Machine) -> tuple[str, ...]:
+    """What may carry the axes' data: the transports that a host was calibrated with, else whatever is there."""
+    if not machine.is_calibrated_host:
+        return ("auto",)
+    return tuple(sorted({entry.transport for entry in machine.collectives})) or ("gloo",)
+
+
+class _Planner:
+    """One request on one machine; numbers of ranks may be tried in several rounds."""
+
+    def __init__(
+        self, request: Request, machine: Machine, data: DataCounts, on_stage: Callable[[str], None]
+    ) -> None:  # fmt: skip
+        self.request, self.machine, self.data, self.on_stage = request, machine, data, on_stage
+        self.goal = Goal(
+            num_structures=request.num_structures or len(data.atoms), epochs=request.epochs, steps=request.steps,
+            deadline_s=request.deadline_s, node_s=request.node_s, prefer=request.prefer,  # type: ignore[arg-type]
+        )  # fmt: skip
+        rates = machine.require_rates()
+        self.threads = 1 if machine.is_calibrated_host else rates[0].threads
+        self.job = Job(
+            model=request.model, machine=machine, data=data, dtype=request.dtype, seed=request.seed,
+            num_batches=min(SEARCH_BATCHES, request.num_batches),
+            batch_of=lambda world: request.batch_of(world, len(data.atoms)),
+        )  # fmt: skip
+        self.tables = Tables(self.job)
+        self.on_node = 10**9 if machine.is_calibrated_host else machine.devices_per_node
+        self.start_up_notes: list[str] = []
+
+    def start_up(self, world_size: int) -> float | None:
+        seconds, notes = start_up_seconds(self.machine, world_size)
+        self.start_up_notes = notes
+        return seconds
+
+    def find(self, sizes: Sequence[int]) -> tuple[Found, Runs]:
+        """Search these numbers of ranks."""
+        request = self.request
+        least = min(self.data_degrees(sizes))
+        caps = caps_of(self.data.work, max(self.tables.shared(size).heaviest(least) for size in sizes))
+        wanted = request.fixed.get("cap", ())
+        caps = tuple(sorted({*(cap for cap in caps if cap), *(int(cap) for cap in wanted if cap)}))
+        space = Space(
+            world_sizes=tuple(sizes), caps=(*caps, None), transports=transports_of(self.machine),
+            ranks_per_node=self.on_node, fixed=request.fixed,
+        )  # fmt: skip
+        found = search(
+            self.job, space, lambda world: memory_limit(request, self.machine, world), tables=self.tables,
+            on_stage=self.on_stage,
+        )  # fmt: skip
+        candidates = found.candidates
+        first, which = candidates.keys(["world_size"])
+        start = np.array([self.start_up(int(candidates["world_size"][k])) or 0.0 for k in first.tolist()])[which]
+        nodes = candidates.nodes.astype(float)
+        return found, runs_of(self.goal, found.step_s, found.structures, nodes, start)
+
+    def data_degrees(self, sizes: Sequence[int]) -> list[int]:
+        """The fewest data groups that a layout of each number of ranks can have."""
+        degrees = self.request.fixed.get("graph_degree")
+        most = max((int(degree or 1) for degree in degrees), default=1) if degrees else 64
+        return [max(1, size // most) if size % most == 0 else 1 for size in sizes]
+
+    def settings(self, candidates: Candidates, k: int) -> RunSettings:
+        """How a candidate's step is run."""
+        return RunSettings(
+            dtype=self.request.dtype, max_work=candidates.cap(k), recompute=bool(candidates["recompute"][k]),
+            gathered_blocks=int(candidates["gathered_blocks"][k]),
+            expert_strategy=STRATEGIES[candidates["expert_strategy"][k]],
+            expert_compression=bool(candidates["expert_compression"][k]), transport=candidates.transport(k),
+        )  # fmt: skip
+
+    def finalist(self, found: Found, k: int) -> tuple[Finalist, StepWork]:
+        """One candidate worked out in full; its work of the first sampled batch."""
+        candidates = found.candidates
+        layout, settings, structures = candidates.layout(k), self.settings(candidates, k), int(found.structures[k])
+        few = layout.world_size <= MOST_RANKS_WHOLE
+        number = self.request.num_batches if few else max(1, min(2, self.request.num_batches))
+        batches = sample_batches(self.data.work, structures, number, self.request.seed)
+        works = [
+            step_work(self.request.model, self.data, batch, layout, settings, represented=None if few else REPRESENTED)
+            for batch in batches
+        ]
+        prices = self.tables.prices(settings.transport, layout.world_size)
+        predictions = [predict(work, self.machine, prices=prices, threads=self.threads) for work in works]
+        noise = None if self.machine.is_calibrated_host else Noise(compute_deviation=ASSUMED_DEVIATION)
+        played = play_step(works[0], self.machine, prices=prices, threads=self.threads, noise=noise)
+        mean = mean_prediction(predictions)
+        memory = max((fullest_memory(work) for work in works), key=lambda one: one.total_bytes)
+        pieces = [max((len(rank.micro_batches) for rank in work.ranks), default=0) for work in works]
+        return Finalist(
+            number=k, words=describe(candidates, k), layout=layout, settings=settings, structures=structures,
+            nodes=int(candidates.nodes[k]), memory=memory, memory_bytes=used_bytes(memory, self.machine),
+            search_step_s=float(found.step_s[k]), micro_batches=float(np.mean(pieces)), prediction=mean,
+            events_step_s=mean.step_s * played.step_s / predictions[0].step_s,
+        ), works[0]  # fmt: skip
+
+    def shortlist(self, found: Found, order: NDArray[np.int64]) -> list[int]:
+        """The best candidates, few of one layout."""
+        taken: dict[tuple[Layout, str], int] = {}
+        chosen = []
+        for k in order.tolist():
+            key = (found.candidates.layout(k), found.candidates.transport(k))
+            if taken.get(key, 0) < PER_LAYOUT:
+                taken[key] = taken.get(key, 0) + 1
+                chosen.append(k)
+            if len(chosen) == FINALISTS:
+                break
+        return chosen
+
+
+def make_plan(
+    request: Request, machine: Machine, data: DataCounts, on_stage: Callable[[str], None] = lambda stage: None
+) -> Plan:
+    """Search, work out the best in full, choose.
+
+    on_stage: told what is worked on. Raises UserError where nothing fits in memory or keeps to the goal.
+    """
+    _check(request, machine, data)
+    planner = _Planner(request, machine, data, on_stage)
+    found, runs, order = _rounds(planner, request)
+    finalists: list[Finalist] = []
+    works: list[StepWork] = []
+    for number, k in enumerate(shortlist := planner.shortlist(found, order), start=1):
+        on_stage(f"finalist {number} of {len(shortlist)}: {describe(found.candidates, k)}")
+        finalist, work = planner.finalist(found, k)
+        finalists.append(finalist)
+        works.append(work)
+    place = _decide(planner, finalists)
+    chosen, work = finalists[place], works[place]
+    on_stage("what the choice depends on")
+    top = order[:SENSITIVE]
+    here = int(np.flatnonzero(top == chosen.number)[0]) if chosen.number in top else 0
+    outcomes = sensitivities(found.take(top).priced, here, machine, _value_of(planner, found, runs, top))
+    prices = planner.tables.prices(chosen.settings.transport, chosen.layout.world_size)
+    start_up_s = planner.start_up(chosen.layout.world_size)
+    return Plan(
+        request=request, goal=planner.goal, machine=machine, data=data, chosen=chosen,
+        finalists=tuple(sorted(finalists, key=lambda one: (one is not chosen, _wanted(planner, one)))),
+        others=tuple(_others(planner, found, runs, order, chosen, finalists)), found=found, runs=runs,
+        front=tuple(_front(found, runs)),
+        sensitivity=tuple(replace(one, best=int(top[one.best])) for one in outcomes),
+        helps=tuple(what_helps(work, machine, prices=prices, threads=planner.threads)), start_up_s=start_up_s,
+        memory_limit_bytes=memory_limit(request, machine, chosen.layout.world_size),
+        notes=tuple(dict.fromkeys((*chosen.prediction.notes, *planner.start_up_notes))),
+    )  # fmt: skip
+
+
+def _rounds(planner: _Planner, request: Request) -> tuple[Found, Runs, NDArray[np.int64]]:
+    """Search the numbers of ranks asked for; where fewest nodes are wanted, then between the last two."""
+    found, runs = planner.find(request.sizes)
+    order = ranked(planner.goal, runs)
+    wants_fewest = request.prefer == "nodes" or (request.prefer is None and request.deadline_s is not None)
+    if wants_fewest and not planner.goal.open_ended and len(request.sizes) > 1 and request.world_size is None:
+        per_node = min(planner.on_node, machine_ranks(planner.machine))
+        best = int(runs.nodes[order[0]])
+        below = [size // per_node for size in request.sizes if size // per_node < best]
+        further = between(max(below), best) if below else ()
+        if further:
+            try:
+                again, runs_again = planner.find([number * per_node for number in further] + [best * per_node])
+                return again, runs_again, ranked(planner.goal, runs_again)
+            except UserError:
+                return found, runs, order
+    return found, runs, order
+
+
+def machine_ranks(machine: Machine) -> int:
+    """Ranks of a full node."""
+    return machine.devices_per_node
+
+
+def _run(planner: _Planner, finalist: Finalist) -> None:
+    """Seconds of the run on a finalist, by events."""
+    start = planner.start_up(finalist.layout.world_size) or 0.0
+    runs = runs_of(
+        planner.goal, np.array([finalist.events_step_s]), np.array([float(finalist.structures)]),
+        np.array([float(finalist.nodes)]), np.array([start]),
+    )  # fmt: skip
+    finalist.num_steps, finalist.run_s = float(runs.num_steps[0]), float(runs.run_s[0])
+    if planner.goal.open_ended:
+        epochs = float(runs.epochs_allowed[0])
+        finalist.num_steps = math.floor(epochs * max(1, planner.goal.num_structures // finalist.structures))
+        finalist.run_s = start + finalist.num_steps * finalist.events_step_s
+
+
+def _runs_of_finalists(planner: _Planner, finalists: Sequence[Finalist]) -> Runs:
+    arrays = [
+        np.array([float(value(one)) for one in finalists])
+        for value in (
+            lambda one: one.events_step_s, lambda one: one.structures, lambda one: one.nodes,
+            lambda one: planner.start_up(one.layout.world_size) or 0.0,
+        )
+    ]  # fmt: skip
+    return runs_of(planner.goal, *arrays)
+
+
+def _wanted(planner: _Planner, finalist: Finalist) -> float:
+    return float(objective(planner.goal, _runs_of_finalists(planner, [finalist]))[0])
+
+
+def _decide(planner: _Planner, finalists: Sequence[Finalist]) -> int:
+    """The place of the finalist that is best by events; fills in runs and verdicts."""
+    for one in finalists:
+        _run(planner, one)
+    runs = _runs_of_finalists(planner, finalists)
+    limits = [memory_limit(planner.request, planner.machine, one.layout.world_size) for one in finalists]
+    fits = np.array([one.memory_bytes <= limit for one, limit in zip(finalists, limits, strict=True)])
+    if not fits.any():  # the search took some for leaner than they are
+        leanest = min(one.memory_bytes for one in finalists)
+        raise UserError(
+            f"nothing fits: worked out in full, the leanest finalist needs {leanest / 1e9:.2f} GB per rank of "
+            f"{max(limits) / 1e9:.2f} GB: use more nodes, or allow a higher --memory-gb"
+        )
+    kept = keeps_to(planner.goal, runs) & fits
+    if not kept.any():  # the search was a little too fast
+        kept = fits
+    value = np.where(kept, objective(planner.goal, runs), np.inf)
+    place = int(np.argmin(value))
+    best = finalists[place]
+    for number, one in enumerate(finalists):
+        if number == place:
+            one.verdict = "chosen: " + _why(planner.goal)
+        elif not fits[number]:
+            one.verdict = f"does not fit: {one.memory_bytes / 1e9:.2f} GB of {limits[number] / 1e9:.2f} GB per rank"
+        elif not kept[number]:
+            one.verdict = "does not keep to the deadline or the budget when worked out in full"
+        else:
+            one.verdict = compared(one, best)
+    return place
+
+
+def _why(goal: Goal) -> str:
+    prefer = goal.prefer
+    if prefer is None:
+        prefer = "nodes" if goal.deadline_s is not None and not goal.open_ended else "time"
+    if goal.open_ended and goal.prefer is None:
+        return "the most epochs within the budget"
+    what = {"time": "the fastest", "node-hours": "the fewest node-hours", "nodes": "the fewest nodes"}[prefer]
+    kept = goal.deadline_s is not None or goal.node_s is not None
+    return f"{what} that fits" + (" and keeps to the deadline and the budget" if kept else "")
+
+
+def compared(one: Finalist, best: Finalist) -> str:
+    """Why a finalist lost: how much slower or dearer, and which cause costs it the most over the chosen one."""
+    words = _slower(one.events_step_s / one.structures, best.events_step_s / best.structures)
+    if one.nodes != best.nodes:
+        words += f" on {one.nodes} nodes"
+    scale = best.structures / one.structures
+    mine, others = one.prediction.cause_s, best.prediction.cause_s
+    worst = max(mine, key=lambda cause: scale * mine[cause] - others.get(cause, 0.0))
+    extra_s = scale * mine[worst] - others.get(worst, 0.0)
+    reason = "recomputed " if one.recompute and not best.recompute else ""
+    return words + (f", mostly {reason}{worst} (+{1e3 * extra_s:.3g} ms)" if extra_s > 0 else "")
+
+
+def _slower(one_s: float, best_s: float) -> str:
+    ratio = one_s / best_s - 1
+    return f"slower by {100 * ratio:.1f} %" if ratio >= 0 else f"faster by {-100 * ratio:.1f} % per structure"
+
+
+def _others(
+    planner: _Planner, found: Found, runs: Runs, order: NDArray[np.int64], chosen: Finalist,
+    finalists: Sequence[Finalist],
+) -> list[Other]:  # fmt: skip
+    """The best candidate of each layout that has no finalist, a few of them: why they were not worked out in full."""
+    seen = {one.layout for one in finalists}
+    best = chosen.search_step_s / chosen.structures
+    others: list[Other] = []
+    for k in order.tolist():
+        layout = found.candidates.layout(k)
+        if layout in seen:
+            continue
+        seen.add(layout)
+        step_s = float(found.step_s[k])
+        others.append(Other(
+            words=describe(found.candidates, k), layout=layout, settings=planner.settings(found.candidates, k),
+            micro_batches=float(found.priced.micro_batches[k]), step_s=step_s,
+            memory_bytes=float(found.memory_bytes[k]),
+            verdict=_slower(step_s / found.structures[k], best) + " in the search",
         ))  # fmt: skip
-    candidate.micro_batches = pieces / len(batches)
-    candidate.step_s = float(np.mean([prediction.step_s for prediction in predictions]))
-    candidate.memory_bytes = max(prediction.memory_bytes for prediction in predictions)
-    candidate.prediction = _mean(predictions)
+        if len(others) == OTHERS:
+            break
+    return others
 
 
-def _mean(predictions: Sequence[StepPrediction]) -> StepPrediction:
+def _front(found: Found, runs: Runs) -> list[int]:
+    """Candidates that nothing beats in run time, memory and node-hours, thinned evenly in time."""
+    front = pareto_front(np.stack([runs.run_s, found.memory_bytes, runs.node_s], axis=1))
+    if len(front) > FRONT:
+        front = front[np.linspace(0, len(front) - 1, FRONT).round().astype(int)]
+    return [int(k) for k in front]
+
+
+def _value_of(planner: _Planner, found: Found, runs: Runs, top: NDArray[np.int64]) -> Callable[[Floats], Floats]:
+    """The goal's objective of some candidates by their steps' seconds; infinite where the goal is missed."""
+    start = (runs.run_s - runs.num_steps * found.step_s)[top]
+    structures, nodes = found.structures[top], runs.nodes[top]
+
+    def value(step_s: Floats) -> Floats:
+        changed = runs_of(planner.goal, step_s, structures, nodes, start)
+        return np.where(keeps_to(planner.goal, changed), objective(planner.goal, changed), np.inf)
+
+    return value
+
+
+def fullest_memory(work: StepWork) -> MemoryPrediction:
+    """The memory of the fullest rank that was worked out."""
+    return max(
+        (predict_rank_memory(work.model, [batch.counts for batch in rank.micro_batches], work.layout, work.settings,
+                             rank=rank.rank) for rank in work.ranks),
+        key=lambda one: one.total_bytes,
+    )  # fmt: skip
+
+
+def mean_prediction(predictions: Sequence[StepPrediction]) -> StepPrediction:
     """Mean of the sampled steps, phase by phase; the fullest memory; the first one's per-rank seconds."""
     first = predictions[0]
 
     def mean(values: Callable[[StepPrediction], float]) -> float:
         return float(np.mean([values(prediction) for prediction in predictions]))
 
-    return StepPrediction(
-        step_s=mean(lambda p: p.step_s),
-        phase_s={phase: mean(lambda p, phase=phase: p.phase_s[phase]) for phase in PHASE_NAMES},  # type: ignore[misc]
-        cause_s={cause: mean(lambda p, cause=cause: p.cause_s[cause]) for cause in first.cause_s},  # type: ignore[misc]
-        rank_s=first.rank_s,
-        memory_bytes=max(prediction.memory_bytes for prediction in predictions),
-        flops_model=mean(lambda p: p.flops_model),
-        flops_executed=mean(lambda p: p.flops_executed),
-        oversubscribed=first.oversubscribed,
-        notes=first.notes,
-    )
+    def means(name: str) -> dict[str, float]:
+        return {key: mean(lambda p: float(getattr(p, name)[key])) for key in getattr(first, name)}  # noqa: B023
 
-
-def make_plan(
-    request: Request, machine: Machine, data: DataCounts, on_candidate: Callable[[int], None] = lambda total: None
-) -> Plan:
-    """Predict every candidate and choose: those that fit in memory, the fastest of them, the simplest of equals.
-
-    on_candidate: called with the number of candidates after each one. Raises UserError where nothing fits.
-    """
-    _check(request, machine, data)
-    limit_bytes = memory_limit(request, machine)
-    batches = sample_batches(data.work, request.global_batch, request.num_batches, request.seed)
-    data_parallel = Layout(replicas=request.world_size)
-    largest = max(data.of(batch).work for batch in batches)
-    caps = [cap for cap in WORK_CAPS if cap is None or cap < largest]
-    runnable = [Candidate(layout=data_parallel, max_work=cap, recompute=recompute)
-                for recompute in (False, True) for cap in caps]  # fmt: skip
-    for candidate in runnable:
-        _predict(candidate, request, machine, data, batches)
-        on_candidate(len(runnable))
-    chosen = _judge(runnable, limit_bytes)
-    has_experts = request.model.experts is not None
-    later = [
-        Candidate(layout=layout, verdict=NOT_YET)
-        for layout in layouts_of(request.world_size, with_experts=has_experts)
-        if not layout.is_pure_data_parallel
-    ]
-    assert chosen.prediction is not None, "a runnable candidate was predicted"
-    ordered = sorted(
-        runnable,
-        key=lambda one: (one is not chosen, float(one.memory_bytes or 0) > limit_bytes, float(one.step_s or 0)),
-    )
-    return Plan(
-        request=request, machine=machine, data=data, chosen=chosen, considered=ordered + later,
-        memory_limit_bytes=limit_bytes, notes=chosen.prediction.notes,
+    return replace(
+        first, step_s=mean(lambda p: p.step_s), phase_s=means("phase_s"), cause_s=means("cause_s"),
+        communication_s=means("communication_s"), memory_bytes=max(p.memory_bytes for p in predictions),
+        flops_model=mean(lambda p: p.flops_model), flops_executed=mean(lambda p: p.flops_executed),
     )  # fmt: skip
-
-
-def _judge(candidates: Sequence[Candidate], limit_bytes: float) -> Candidate:
-    """Fill in the verdicts; returns the chosen one. Raises UserError where none fits."""
-    fitting = [one for one in candidates if one.memory_bytes is not None and one.memory_bytes <= limit_bytes]
-    smallest = min(float(one.memory_bytes or 0) for one in candidates)
-    if not fitting:
-        raise UserError(
-            f"nothing fits: the leanest candidate needs {smallest / 1e9:.2f} GB per rank of {limit_bytes / 1e9:.2f} GB"
-            ": use a smaller model, a machine with more memory per rank, or fewer ranks per node"
-        )
-    chosen = min(fitting, key=lambda one: (float(one.step_s or 0), candidates.index(one)))
-    for one in candidates:
-        assert one.step_s is not None, "predicted"
-        assert one.memory_bytes is not None, "predicted"
-        assert chosen.step_s is not None, "predicted"
-        if one is chosen:
-            one.verdict = "chosen: the fastest that fits"
-        elif one.memory_bytes > limit_bytes:
-            one.verdict = f"does not fit: {one.memory_bytes / 1e9:.2f} GB of {limit_bytes / 1e9:.2f} GB per rank"
-        else:
-            one.verdict = f"slower by {100 * (one.step_s / chosen.step_s - 1):.1f} %" + _cause(one, chosen)
-    return chosen
-
-
-def _cause(one: Candidate, chosen: Candidate) -> str:
-    """Which cause costs a losing candidate the most over the chosen one."""
-    assert one.prediction is not None, "predicted"
-    assert chosen.prediction is not None, "predicted"
-    mine, best = one.prediction.cause_s, chosen.prediction.cause_s
-    worst = max(mine, key=lambda cause: mine[cause] - best[cause])
-    extra_s = mine[worst] - best[worst]
-    reason = "recomputed " if one.recompute and not chosen.recompute else ""
-    return f", mostly {reason}{worst} (+{1e3 * extra_s:.1f} ms)" if extra_s > 0 else ""
-
-
-def plan_mapping(plan: Plan) -> dict[str, Any]:
-    """The plan file's content (schema janus.plan/1): ``train`` overlays the trainer's settings."""
-    request, chosen, machine = plan.request, plan.chosen, plan.machine
-    prediction = chosen.prediction
-    assert prediction is not None, "the chosen candidate was predicted"
-    counts = parameter_counts(request.model)
-    peak = machine.peak(request.dtype)
-    devices = machine.devices_used(request.world_size, 1) if machine.is_calibrated_host else request.world_size
-    return {
-        "schema": SCHEMA,
-        "world_size": request.world_size,
-        "machine": machine.name,
-        "layout": chosen.layout.to_mapping(),
-        "train": {
-            "model": request.model_name or to_mapping(request.model),
-            "data": {"path": plan.data.path},
-            "batch": {"structures": request.global_batch, "max_work": chosen.max_work or NO_CAP},
-            "run": {"recompute": chosen.recompute, "dtype": request.dtype, "threads": 1, "seed": request.seed},
-            "parallel": chosen.layout.to_mapping(),
-        },
-        "prediction": {
-            "step_s": prediction.step_s, "phase_s": prediction.phase_s, "cause_s": prediction.cause_s,
-            "memory_bytes": prediction.memory_bytes, "memory_limit_bytes": plan.memory_limit_bytes,
-            "flops_model": prediction.flops_model, "flops_executed": prediction.flops_executed,
-            "percent_of_peak": None if peak is None else
-            100 * prediction.flops_model / prediction.step_s / (devices * peak.flops_per_s),
-            "peak": None if peak is None else {"name": peak.name, "dtype": peak.dtype, "source": peak.source,
-                                               "flops_per_s": peak.flops_per_s, "devices": devices},
-            "parameters_total": counts.total, "parameters_active": counts.active,
-            "oversubscribed": prediction.oversubscribed, "notes": list(plan.notes),
-            "sampled_batches": request.num_batches, "data_fingerprint": plan.data.fingerprint,
-            "assumptions": machine.assumptions(),
-        },
-        "considered": [candidate.to_mapping() for candidate in plan.considered],
-    }  # fmt: skip

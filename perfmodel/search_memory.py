@@ -1,71 +1,129 @@
-"""Bytes of a rank for many candidates at once: states of what it keeps, gathered blocks, its largest micro-batch.
+"""Bytes of a rank for many candidates at once, from the coefficients of ``memory``: affine in its largest micro-batch.
 
-It owns which columns of a candidate memory depends on. How much each thing takes is in ``memory``; finalists are
-predicted by it whole.
+It owns which columns of a candidate memory depends on, and the estimate of the largest micro-batch's rows
+(``search_rows``). What memory holds and how much is in ``memory``; finalists are predicted by it whole.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from janus.config import ModelConfig
+from janus.layout import Layout
+from janus.placement import STRATEGIES
 from perfmodel.candidates import Candidates
-from perfmodel.compute_time import FEATURES, ROWS, work_coefficients
-from perfmodel.memory import AVERAGE_STATES, BASE_BYTES, INDEX_BYTES, OPTIMIZER_STATES
+from perfmodel.live_rows import ROW_KINDS, row_vector
+from perfmodel.machine import Machine
+from perfmodel.memory import BASE_BYTES, MemoryPrediction, memory_coefficients, resident_of
+from perfmodel.products import Counts
 from perfmodel.search_parts import Tables
-from perfmodel.workload import ITEM_BYTES, PHASES
+from perfmodel.step_work import RunSettings
 from perfmodel.workload_moe import experts_of
 
 Floats = NDArray[np.float64]
 
+STATES = ("shard_degree", "expert_degree", "expert_strategy", "gathered_blocks", "recompute")
+BATCH = ("world_size", "graph_degree", "cap")
+
+
+def computes_on_cores(machine: Machine) -> bool:
+    """Whether ranks run on CPU cores, whose C library keeps freed memory: devices named after a CPU or cores."""
+    words = machine.device_name.lower().replace("(", " ").split()
+    return machine.is_calibrated_host or any(word in ("cpu", "core", "cores") for word in words)
+
+
+def used_bytes(prediction: MemoryPrediction, machine: Machine) -> float:
+    """What counts against a limit: resident bytes on cores, else allocated ones."""
+    return prediction.resident_bytes if computes_on_cores(machine) else prediction.total_bytes
+
 
 def memory_bytes(tables: Tables, candidates: Candidates) -> Floats:
     """Peak bytes of the fullest rank [C]."""
-    return BASE_BYTES + _states(tables, candidates) + _micro_batches(tables, candidates)
+    first, which = candidates.keys([*STATES, *BATCH])
+    some = candidates.take(first)
+    batch_of, batch = _batches(tables, some)
+    state_of, totals = _totals(tables, some)
+    several, divided = _per_batch_and_division(tables)
+    recompute = some["recompute"]
+    count = batch[batch_of, 0]
+    chosen = totals[state_of, (count > 1).astype(int)]  # [K, moments, rows + 1]
+    chosen = chosen + np.maximum(count - 2, 0)[:, None, None] * several[recompute]
+    chosen = chosen + (some["graph_degree"] > 1)[:, None, None] * divided[recompute]
+    rows = np.hstack([batch[batch_of, 1:], np.ones((len(some), 1))])
+    peak = np.einsum("kmr,kr->km", chosen, rows).max(axis=1)
+    allocated = resident_of(peak) if computes_on_cores(tables.job.machine) else peak
+    return np.asarray((BASE_BYTES + allocated)[which])
 
 
-def _states(tables: Tables, candidates: Candidates) -> Floats:
-    """Parameters, gradients, optimizer and average that a rank keeps, the blocks that it holds gathered, a bucket."""
-    job, num_blocks = tables.job, tables.job.model.num_blocks
-    item_bytes = ITEM_BYTES[job.dtype]
-    first, which = candidates.keys(["shard_degree", "expert_degree", "expert_strategy", "gathered_blocks"])
-    result = np.zeros(len(first))
-    for number, k in enumerate(first.tolist()):
-        shard, expert, strategy, gathered = (
-            int(candidates[name][k]) for name in ("shard_degree", "expert_degree", "expert_strategy", "gathered_blocks")
-        )
-        numel, _ = tables.kept(shard, expert, strategy)
-        states = 2 + OPTIMIZER_STATES + (AVERAGE_STATES if job.averages else 0)
-        units = tables.units(shard, expert)
-        held = [shard * size for block, size in units.items() if block >= 0]
-        root = sum(shard * size for block, size in units.items() if block < 0)
-        whole = root + sum(sorted(held)[-(gathered or num_blocks) :])
-        bucket = min(numel * item_bytes, 25 * 1024**2)
-        result[number] = item_bytes * (states * numel + 2 * whole) + bucket  # gathered: values and their gradients
-    return np.asarray(result[which])
-
-
-def _micro_batches(tables: Tables, candidates: Candidates) -> Floats:
-    """What the largest micro-batch keeps for the double backward, and the indices of all."""
+def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats]:
+    """Bytes per row of every moment, the constant last, with one and with two micro-batches [S,2,moments,rows + 1]."""
     model, dtype = tables.job.model, tables.job.dtype
-    first, which = candidates.keys(["world_size", "graph_degree", "cap", "recompute"])
-    result = np.zeros(len(first))
-    for number, k in enumerate(first.tolist()):
-        world, graph, recompute = (int(candidates[name][k]) for name in ("world_size", "graph_degree", "recompute"))
-        largest = tables.rows(world, world // graph, 1, candidates.cap(k)).largest
-        rows = dict(zip(("once", "structures", "atoms", "edges", "bonds", "angles"), largest.tolist(), strict=True))
-        for name in ("atoms", "edges", "bonds", "angles"):
-            rows[name] /= graph
-        if graph > 1:
-            ratio = tables.halos(graph).at(np.array([graph / max(rows["structures"], 1.0)]))[1][0]
-            rows |= {"ghosts": rows["atoms"] * ratio[1], "shared_pairs": rows["edges"] * ratio[2],
-                     "shared_bonded_pairs": rows["bonds"] * ratio[3]}  # fmt: skip
-        if model.experts is not None:
-            top_k = experts_of(model).top_k
-            rows |= {"message_copies": top_k * rows["edges"], "feature_copies": top_k * rows["atoms"]}
-        kept = work_coefficients(model, dtype=dtype, recompute=bool(recompute))[:, :, FEATURES.index("fresh_bytes")]
-        vector = np.array([rows.get(name, 0.0) for name in ROWS])
-        indices = sum(each * largest[("once", "structures", "atoms", "edges", "bonds", "angles").index(kind)]
-                      for kind, each in INDEX_BYTES.items())  # fmt: skip
-        result[number] = vector @ kept[:, [PHASES.index("FE"), PHASES.index("FF")]].sum(axis=1) + 2 * indices
-    return np.asarray(result[which])
+    first, which = some.keys(STATES)
+    found = []
+    for k in first.tolist():
+        shard, expert, strategy, gathered, recompute = (int(some[name][k]) for name in STATES)
+        settings = RunSettings(
+            dtype=dtype, recompute=bool(recompute), gathered_blocks=gathered, expert_strategy=STRATEGIES[strategy],
+            averages=tables.job.averages, clips=tables.job.clips,
+        )  # fmt: skip
+        replicas = 2 if int(some["world_size"].max()) > math.lcm(shard, expert) else 1
+        layout = Layout(unit=math.lcm(shard, expert), replicas=replicas, shard_degree=shard, expert_degree=expert)
+        found.append([_moments(model, layout, settings, number) for number in (1, 2)])
+    most = max(len(one) for pair in found for one in pair)
+    padded = np.zeros((len(found), 2, most, len(ROW_KINDS) + 1))
+    for number, pair in enumerate(found):
+        for several, one in enumerate(pair):
+            padded[number, several, : len(one)] = one
+    return which, padded
+
+
+def _moments(model: ModelConfig, layout: Layout, settings: RunSettings, micro_batches: int) -> Floats:
+    return memory_coefficients(model, layout, settings, micro_batches=micro_batches).totals
+
+
+def _per_batch_and_division(tables: Tables) -> tuple[Floats, Floats]:
+    """What each further micro-batch adds, and what a divided graph adds, per row and without or with recomputation.
+
+    The same at every moment that has it, whatever is sharded or spread; [2, 1, rows + 1] each.
+    """
+    model, several, divided = tables.job.model, [], []
+    for recompute in (False, True):
+        settings = RunSettings(dtype=tables.job.dtype, recompute=recompute)
+        plain, graph = Layout(replicas=2), Layout(unit=2, graph_degree=2)
+        two, three = (_moments(model, plain, settings, number) for number in (2, 3))
+        several.append((three - two).max(axis=0, keepdims=True))
+        divided.append(np.maximum(_moments(model, graph, settings, 2) - two, 0.0).max(axis=0, keepdims=True))
+    return np.stack(several), np.stack(divided)
+
+
+def _batches(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats]:
+    """Micro-batches of the slowest group, and rows of the largest one on a rank [B, 1 + rows]."""
+    first, which = some.keys(BATCH)
+    found = []
+    for k in first.tolist():
+        world, graph = int(some["world_size"][k]), int(some["graph_degree"][k])
+        groups = tables.rows(world, world // graph, 1, some.cap(k))
+        found.append([max(1.0, math.ceil(groups.slowest[0])), *_largest(tables, groups.largest, graph).tolist()])
+    return which, np.array(found)
+
+
+def _largest(tables: Tables, rows: Floats, graph: int) -> Floats:
+    """``live_rows.row_vector`` of a rank's part of the largest micro-batch."""
+    model = tables.job.model
+    _, structures, atoms, edges, bonds, angles = rows.tolist()
+    ratio = np.zeros(4)
+    if graph > 1:
+        ratio = tables.halos(graph).at(np.array([graph / max(structures, 1.0)]))[1][0]
+    copies = {}
+    if model.experts is not None:
+        top_k = experts_of(model).top_k
+        copies = {"message_copies": top_k * edges / graph, "feature_copies": top_k * atoms / graph}
+    counts = Counts(
+        structures=structures, atoms=atoms / graph, edges=edges / graph, bonds=bonds / graph, angles=angles / graph,
+        ghosts=ratio[1] * atoms / graph, shared_pairs=ratio[2] * edges / graph,
+        shared_bonded_pairs=ratio[3] * bonds / graph, **copies,
+    )  # fmt: skip
+    return np.asarray(row_vector(model, counts))
