@@ -123,7 +123,8 @@ def _channels(model: ModelConfig, rows: RowKind, unit: str) -> float:
     return _units(model)[unit]
 
 
-def _numbers(model: ModelConfig, table: Table, counts: Counts, routed_share: float) -> dict[str, float]:
+def table_numbers(model: ModelConfig, table: Table, counts: Counts, routed_share: float = 1.0) -> dict[str, float]:
+    """Numbers that the lines of a table read and write, per phase; ``routed_share``: see ``plain_numbers``."""
     top_k = model.experts.top_k if model.experts is not None else 1
     total = dict.fromkeys(PHASES, 0.0)
     for (rows, unit), arrays in table.items():
@@ -133,14 +134,21 @@ def _numbers(model: ModelConfig, table: Table, counts: Counts, routed_share: flo
     return total
 
 
+def gradient_numbers(model: ModelConfig, counts: Counts) -> dict[str, float]:
+    """Those of the blocks' ``plain_numbers`` that are of parameters (rows "once")."""
+    table = _MATRIS_BLOCK if model.family == "matris" else _MOE_BLOCK
+    once: Table = {line: arrays for line, arrays in table.items() if line[0] == "once"}
+    return {phase: model.num_blocks * each for phase, each in table_numbers(model, once, counts).items()}
+
+
 def plain_numbers(model: ModelConfig, counts: Counts, *, routed_share: float = 1.0) -> tuple[dict[str, float], ...]:
     """Numbers that plain arithmetic reads and writes per phase: in all blocks, and outside.
 
     routed_share: of the routed experts' parameters that have gradients here.
     """
     block, outside = (_MATRIS_BLOCK, _MATRIS_OUTSIDE) if model.family == "matris" else (_MOE_BLOCK, _MOE_OUTSIDE)
-    in_blocks = _numbers(model, block, counts, routed_share)
-    return {phase: model.num_blocks * each for phase, each in in_blocks.items()}, _numbers(model, outside, counts, 1.0)
+    in_blocks = table_numbers(model, block, counts, routed_share)
+    return {phase: model.num_blocks * each for phase, each in in_blocks.items()}, table_numbers(model, outside, counts)
 
 
 def plain_calls(model: ModelConfig) -> tuple[dict[str, float], dict[str, float]]:

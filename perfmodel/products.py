@@ -29,7 +29,7 @@ PHASES = ("FE", "FF", "BF", "BE")
 
 RowKind = Literal[
     "once", "structures", "atoms", "neighbours", "edges", "edge_pairs", "bonds", "bond_pairs", "angles",
-    "message_copies", "feature_copies",
+    "ghosts", "shared_pairs", "shared_bonded_pairs", "message_copies", "feature_copies",
 ]  # fmt: skip
 
 

@@ -23,9 +23,10 @@ from janus.layout import Layout
 from janus.placement import ExpertPlan, Strategy
 from perfmodel.dataset import DataCounts, SharedBatch, lockstep, share_batch
 from perfmodel.division import Divisions, Part, divide, whole_part
+from perfmodel.exchange_arithmetic import exchange_work
 from perfmodel.products import PHASES, Counts
 from perfmodel.traffic import MicroBatchSizes, TrafficSettings, expert_plans, step_traffic
-from perfmodel.traffic_parameters import LAYERS, kept_pieces
+from perfmodel.traffic_parameters import LAYERS, expert_shape, kept_pieces
 from perfmodel.workload import ITEM_BYTES, PhaseWork, phase_work, step_flops
 from perfmodel.workload_moe import experts_of
 
@@ -168,6 +169,8 @@ class _Routed:
     copies: tuple[float | None, float | None] = (None, None)
     called: tuple[float | None, float | None] = (None, None)
     plans: tuple[ExpertPlan, ...] = ()
+    moved_rows: tuple[float, float] = (0.0, 0.0)
+    moved_weights: float = 0.0
 
 
 class _Job:
@@ -237,13 +240,26 @@ class _Job:
         layers = [plans[layer :: len(LAYERS)] for layer in range(len(LAYERS))]
         loads = [np.mean([plan.loads for plan in layer], axis=0) for layer in layers]
         called = [np.mean([plan.computed.sum(axis=1) for plan in layer], axis=0) for layer in layers]
+        sends_rows = self.settings.expert_strategy == "tokens"
+        sent = [np.mean([plan.rows.sum(axis=1) for plan in layer], axis=0) * sends_rows for layer in layers]
+        arriving = self._arriving_weights(plans)
         return [
             _Routed(
                 copies=(float(loads[0][place]), float(loads[1][place])),
                 called=(float(called[0][place]), float(called[1][place])), plans=plans,
+                moved_rows=(float(sent[0][place]), float(sent[1][place])), moved_weights=float(arriving[place]),
             )
             for place in range(len(there))
         ]  # fmt: skip
+
+    def _arriving_weights(self, plans: Sequence[ExpertPlan]) -> NDArray:
+        """Numbers of experts' weights that arrive on each rank of the group, over all layers [n]."""
+        total = np.zeros(plans[0].num_ranks)
+        for place, plan in enumerate(plans):
+            if plan.moves_weights:
+                shape = expert_shape(self.model, LAYERS[place % len(LAYERS)], self.traffic_settings.item_bytes)
+                total += plan.restored.sum(axis=1) * shape.num_weights
+        return total
 
     def _tokens(self, by_number: Sequence[NDArray | None]) -> NDArray | None:
         """Tokens of each rank and element [n,Z], from counts by atomic number; None where they are not known."""
@@ -262,7 +278,7 @@ class _Job:
             sizes.append(MicroBatchSizes(structures=int(whole.counts.structures), halo=part.halo, plans=route.plans))
         numel, tensors = kept_pieces(self.model, self.layout, rank, self.settings.expert_strategy)
         return RankStep(
-            rank=rank, micro_batches=tuple(micro_batches), phases=self._phases(micro_batches),
+            rank=rank, micro_batches=tuple(micro_batches), phases=self._phases(micro_batches, routed),
             traffic=tuple(step_traffic(self.model, self.layout, rank, sizes, self.traffic_settings)),
             optimizer_numel=numel, optimizer_tensors=tensors,
         )  # fmt: skip
@@ -273,15 +289,19 @@ class _Job:
         number = experts_of(self.model).num_experts
         return (counts.experts_called("message_copies", number), counts.experts_called("feature_copies", number))
 
-    def _phases(self, micro_batches: Sequence[MicroBatchWork]) -> dict[str, PhaseWork]:
+    def _phases(self, micro_batches: Sequence[MicroBatchWork], routed: Sequence[_Routed]) -> dict[str, PhaseWork]:
         total = {phase: PhaseWork() for phase in PHASES}
-        for micro_batch in micro_batches:
-            done = phase_work(
-                self.model, micro_batch.counts, recompute=self.settings.recompute,
-                item_bytes=ITEM_BYTES[self.settings.dtype],
+        recompute, item_bytes = self.settings.recompute, ITEM_BYTES[self.settings.dtype]
+        for micro_batch, route in zip(micro_batches, routed, strict=True):
+            done = phase_work(self.model, micro_batch.counts, recompute=recompute, item_bytes=item_bytes)
+            added = exchange_work(
+                self.model, self.layout, micro_batch.counts, recompute=recompute, item_bytes=item_bytes,
+                compressed=self.settings.expert_compression, moved_rows=route.moved_rows,
+                moved_weights=route.moved_weights,
             )  # fmt: skip
-            for phase, work in done.items():
-                total[phase].add(work)
+            for phase in PHASES:
+                total[phase].add(done[phase])
+                total[phase].add(added[phase])
         return total
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from janus.config import ModelConfig
 from perfmodel import workload_matris, workload_moe
 from perfmodel.operators import Operator, no_elements, phase_elements
-from perfmodel.plain_arithmetic import plain_calls, plain_numbers
+from perfmodel.plain_arithmetic import gradient_numbers, plain_calls, plain_numbers
 from perfmodel.products import PHASES, Counts, Product, phase_flops, phase_product_arrays, total_counts
 
 __all__ = [
@@ -162,7 +162,10 @@ def _plain_work(model: ModelConfig, counts: Counts, item_bytes: int) -> tuple[di
 
 
 def phase_work(model: ModelConfig, counts: Counts, *, recompute: bool, item_bytes: int) -> dict[str, PhaseWork]:
-    """Executed work of one micro-batch per phase FE, FF, BF, BE. recompute: see ``step_flops``."""
+    """Executed work of one micro-batch per phase FE, FF, BF, BE. recompute: see ``step_flops``.
+
+    Without what exchanges of a layout add (``exchange_arithmetic``).
+    """
     products, operators = products_of(model), operators_of(model)
     result = _work(products, operators, counts, item_bytes)
     plain_in_blocks, plain_outside = _plain_work(model, counts, item_bytes)
@@ -182,6 +185,10 @@ def phase_work(model: ModelConfig, counts: Counts, *, recompute: bool, item_byte
         for again in (block["FE"], block["FF"], backward):
             result["BF"].add(again)
         result["BE"].add(block["FE"])
+        # a block's gradients by BF reach BE on its inputs only: there is nothing to add up inside, as in FF
+        made, numbers = gradient_numbers(model, counts), plain_numbers(model, counts)[0]
+        rows_of_both = (numbers["BE"] - made["BE"]) - (numbers["FF"] - made["FF"])
+        result["BE"].plain_bytes -= rows_of_both * item_bytes
     return result
 
 

@@ -81,12 +81,18 @@ def _second(part: str, width: int, rows: RowKind) -> Product:
     return Product(part=part, rows=rows, inputs=width, outputs=width, copies=2, after_silu=True)
 
 
+def _sources(nodes: RowKind) -> RowKind:
+    """Nodes as sources: neighbours of atoms may be ghosts; bonded pairs of other ranks are never read."""
+    return "neighbours" if nodes == "atoms" else nodes
+
+
 def _attention(part: str, width: int, *, rows: RowKind, table: RowKind, nodes: RowKind, updated: RowKind,
                nodes_move: bool = True) -> list[Product]:  # fmt: skip
     """Gated MLP on rows (core and gate: 2 x (row, target, source) in, 2 out), two logits, gated MLP on nodes."""
     return [
         _table(part, width, table, copies=2),
-        _table(part, width, nodes, copies=4, moves=nodes_move),
+        _table(part, width, nodes, copies=2, moves=nodes_move),
+        _table(part, width, _sources(nodes), copies=2, moves=nodes_move),
         _second(part, width, rows),
         _table(part, width, table, copies=2),
         Product(part=part, rows=updated, inputs=3 * width, outputs=width, copies=2),
@@ -114,7 +120,8 @@ def _atom_refinement(part: str, model: ModelConfig, is_last: bool) -> list[Produ
     d = model.width
     result = [
         _table(part, d, "edge_pairs", copies=2),
-        _table(part, d, "atoms", copies=4),
+        _table(part, d, "atoms", copies=2),
+        _table(part, d, "neighbours", copies=2),
         _second(part, d, "edges"),
         Product(part=part, rows="edge_pairs", inputs=model.num_radial, outputs=d),
         _table(part, d, "atoms"),
