@@ -58,7 +58,11 @@ class ElementCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class DataCounts:
-    """Counts of every structure of a data set [S], and where it lies. elements: None where they are not known."""
+    """Counts of every structure of a data set [S], and where it lies.
+
+    None where they are not known: elements; cell [S,3,3] in angstrom and periodic [S,3] by direction, which say how a
+    structure that is divided lies in its parts.
+    """
 
     path: str
     fingerprint: str
@@ -67,6 +71,8 @@ class DataCounts:
     bonds: np.ndarray
     angles: np.ndarray
     elements: ElementCounts | None = None
+    cell: np.ndarray | None = None
+    periodic: np.ndarray | None = None
 
     @property
     def work(self) -> np.ndarray:
@@ -77,6 +83,12 @@ class DataCounts:
         chosen = np.asarray(indices, dtype=np.int64)
         sums = (float(np.asarray(column)[chosen].sum()) for column in (self.atoms, self.edges, self.bonds, self.angles))
         return Counts(len(chosen), *sums)
+
+    def heights(self, index: int) -> NDArray | None:
+        """Distances between opposite faces of a structure's cell, angstrom [3]; None: not known or not periodic."""
+        if self.cell is None or self.periodic is None or not np.all(self.periodic[index]):
+            return None
+        return 1.0 / np.linalg.norm(np.linalg.inv(self.cell[index]), axis=0)
 
     def elements_of(self, indices: Sequence[int]) -> tuple[NDArray, NDArray]:
         """Atoms and edges by element of some structures, [len(indices), 95]. Raises UserError where not known."""

@@ -7,15 +7,16 @@ Which structures are cut, and what share of each falls to which part, follows ex
 lie one after another and are cut where the work before the cut is j/n of all (docs/parallel.md). What follows for rows:
 
 * a part has that share of the structure's atoms, edges, bonds, angles and elements;
-* the halo of a structure that is cut is measured on a homogeneous cube of the same density, divided by the same
-  recursive bisection: of sample points x and displacements u, |u| < cutoff, the pairs whose ends have different
+* the halo of a structure that is cut is measured on a homogeneous periodic box, divided by the same recursive
+  bisection: of sample points x and displacements u, |u| < cutoff, the pairs whose ends have different
   owners. With e edges per atom, phi(q, p) the share of displacements from points of part q that end in part p:
 
       V(q, p) = edges(q) phi(q, p)                        shared pairs: each crossing edge is one
       S(q, p) = atoms(q) mean over x of 1 - exp(-e phi_x(q, p))   atoms of q that have a neighbour in p
 
-  and H(p) = sum over q of S(q, p). Q as V, with bonds and the line cutoff. Density: e / (4/3 pi cutoff^3) atoms per
-  volume, so the cube's side in cutoffs is (4/3 pi atoms / e)^(1/3).
+  and H(p) = sum over q of S(q, p). Q as V, with bonds and the line cutoff. The box has the heights of the cell where
+  they are known and it is periodic; else it is a cube of the density e / (4/3 pi cutoff^3), of side
+  (4/3 pi atoms / e)^(1/3) cutoffs.
 
 Held against real partitions by tests/perfmodel/test_division.py; errors in docs/prediction.md.
 """
@@ -35,7 +36,7 @@ from perfmodel.products import Counts
 from perfmodel.traffic import HaloCounts
 
 WORTH = 0.6  # of an uncut periodic side: janus/parallel/partition.py
-POINTS_PER_SIDE = 7
+POINTS_PER_SIDE = {0: 1, 1: 32, 2: 12, 3: 8}  # by how many sides are cut
 NUM_DISPLACEMENTS = 96
 
 
@@ -82,7 +83,8 @@ def divide(data: DataCounts, indices: Sequence[int], num_parts: int, model: Mode
     for structure in np.flatnonzero((shares > 0).sum(axis=1) > 1):
         parts = np.flatnonzero(shares[structure])
         atoms, edges, bonds, _ = columns[:, structure].tolist()
-        halos[:, parts] += _halos(shares[structure, parts], atoms, edges, bonds, model)
+        heights = data.heights(int(chosen[structure]))
+        halos[:, parts] += _halos(shares[structure, parts], (atoms, edges, bonds), heights, model)
     elements = None if data.elements is None else [hist.T @ shares for hist in data.elements.of(chosen)]
     return [
         Part(
@@ -108,21 +110,23 @@ def shares_of_parts(work: NDArray, num_parts: int) -> NDArray:
     return np.maximum(overlap, 0.0) / work[:, None]
 
 
-def _halos(shares: NDArray, atoms: float, edges: float, bonds: float, model: ModelConfig) -> NDArray:
-    """S, H, V, Q of the parts of one structure [4, parts]."""
+def _halos(shares: NDArray, rows: tuple[float, float, float], heights: NDArray | None, model: ModelConfig) -> NDArray:
+    """S, H, V, Q of the parts of one structure [4, parts]. rows: its atoms, edges, bonds; heights [3]: of its cell."""
+    atoms, edges, bonds = rows
     if not atoms or not edges:
         return np.zeros((4, len(shares)))
-    side = (4 / 3 * np.pi * atoms**2 / edges) ** (1 / 3)  # of the cube, in cutoffs
-    boxes = _boxes(tuple(np.round(shares, 3).tolist()))
-    degree = edges / atoms
-    send, pairs = _crossings(boxes, 1 / side, degree)
-    _, bonded = _crossings(boxes, model.line_cutoff_angstrom / model.cutoff_angstrom / side, degree)
+    sides = np.full(3, (4 / 3 * np.pi * atoms**2 / edges) ** (1 / 3))  # in cutoffs
+    if heights is not None:
+        sides = heights / model.cutoff_angstrom
+    boxes = _boxes(shares, sides)
+    ratio, degree = model.line_cutoff_angstrom / model.cutoff_angstrom, edges / atoms
+    send, pairs = _crossings(boxes, 1 / sides, degree)
+    bonded = _crossings(boxes, ratio / sides, degree)[1] if bonds else 0 * pairs
     send, pairs, bonded = atoms * send, edges * pairs, bonds * bonded
     return np.stack([send.sum(axis=1), send.sum(axis=0), pairs.sum(axis=1), bonded.sum(axis=1)])
 
 
-@lru_cache(maxsize=4096)
-def _boxes(shares: tuple[float, ...]) -> NDArray:
+def _boxes(shares: NDArray, sides: NDArray) -> NDArray:
     """Boxes of the parts in the unit cube, by recursive bisection as janus/parallel/partition.py [parts, 2, 3]."""
     boxes = np.zeros((len(shares), 2, 3))
 
@@ -131,8 +135,8 @@ def _boxes(shares: tuple[float, ...]) -> NDArray:
             boxes[first] = low, high
             return
         middle = (first + last + 1) // 2
-        side = int(np.argmax((high - low) * worth))
-        left = sum(shares[first:middle]) / max(sum(shares[first : last + 1]), 1e-12)
+        side = int(np.argmax((high - low) * sides * worth))
+        left = shares[first:middle].sum() / shares[first : last + 1].sum()
         at, worth = low[side] + left * (high - low)[side], np.where(np.arange(3) == side, 1.0, worth)
         there, here = high.copy(), low.copy()
         there[side] = here[side] = at
@@ -143,35 +147,46 @@ def _boxes(shares: tuple[float, ...]) -> NDArray:
     return boxes
 
 
-def _crossings(boxes: NDArray, radius: float, degree: float) -> tuple[NDArray, NDArray]:
+def _crossings(boxes: NDArray, radius: NDArray, degree: float) -> tuple[NDArray, NDArray]:
     """Shares of atoms and of edges of the whole that go from part to part, [parts, parts] each (from, to).
 
-    boxes in a periodic unit cube; radius: of the cutoff in its sides; degree: edges per atom.
+    boxes in a periodic unit cube; radius [3]: of the cutoff in its sides; degree: edges per atom.
     """
-    points, displacements = _samples()
-    owner = _owner(points, boxes)
-    ends = _owner((points[:, None] + radius * displacements) % 1.0, boxes)
+    is_cut = tuple(bool((boxes[:, 0, side] > 0).any()) for side in range(3))
+    points, displacements = _samples(is_cut)
+    owner = _owner(points, boxes, is_cut)
+    ends = _owner((points[:, None] + radius * displacements) % 1.0, boxes, is_cut)
     parts = len(boxes)
     hits = np.stack([(ends == part).mean(axis=1) for part in range(parts)], axis=1)  # [points, parts]
     hits[np.arange(len(points)), owner] = 0.0
+    volume = (boxes[:, 1] - boxes[:, 0]).prod(axis=1)
+    weight = volume / np.maximum(np.bincount(owner, minlength=parts), 1)
     own = np.zeros((parts, len(points)))
-    own[owner, np.arange(len(points))] = 1 / len(points)
+    own[owner, np.arange(len(points))] = weight[owner]
     return own @ (1 - np.exp(-degree * hits)), own @ hits
 
 
-def _owner(points: NDArray, boxes: NDArray) -> NDArray:
-    """Part whose box holds each point [...,3] -> [...]; every point of the unit cube is in one."""
+def _owner(points: NDArray, boxes: NDArray, is_cut: Sequence[bool]) -> NDArray:
+    """Part whose box holds each point [...,3] -> [...]; only the sides that are cut tell boxes apart."""
     owner = np.zeros(points.shape[:-1], dtype=np.int64)
+    sides = np.flatnonzero(is_cut)
     for part, (low, high) in enumerate(boxes):
-        owner[((points >= low) & (points < high)).all(axis=-1)] = part
+        inside = np.ones(points.shape[:-1], dtype=bool)
+        for side in sides:
+            inside &= (points[..., side] >= low[side]) & (points[..., side] < high[side])
+        owner[inside] = part
     return owner
 
 
 @lru_cache
-def _samples() -> tuple[NDArray, NDArray]:
-    """Points of the unit cube, midpoints of a grid [P,3], and displacements spread over the unit ball [D,3]."""
-    axis = (np.arange(POINTS_PER_SIDE) + 0.5) / POINTS_PER_SIDE
-    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+def _samples(is_cut: tuple[bool, ...]) -> tuple[NDArray, NDArray]:
+    """Points of the unit cube, midpoints of a grid over the sides that are cut [P,3], and displacements spread over
+    the unit ball [D,3].
+    """
+    number_of_points = POINTS_PER_SIDE[sum(is_cut)]
+    axis = (np.arange(number_of_points) + 0.5) / number_of_points
+    axes = [axis if cut else np.full(1, 0.5) for cut in is_cut]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     number = np.arange(NUM_DISPLACEMENTS) + 0.5
     height, angle = 1 - 2 * number / NUM_DISPLACEMENTS, number * np.pi * (1 + 5**0.5)
     flat = np.sqrt(1 - height**2)

@@ -60,7 +60,8 @@ def exchange_work(
     """Work per phase that the layout adds to one micro-batch on a rank.
 
     moved_rows: token rows handed to the ranks of the expert group, itself included, of the message and the feature
-    layer, mean over blocks; compressed: in 16 bits; moved_weights: numbers of experts' weights that arrive, all layers.
+    layer, mean over blocks; compressed: they travel in 16 bits; moved_weights: numbers of experts' weights that
+    arrive, all layers.
     """
     numbers, calls = dict.fromkeys(PHASES, 0.0), dict.fromkeys(PHASES, 0.0)
     if layout.graph_degree > 1:
@@ -69,7 +70,7 @@ def exchange_work(
         _add(numbers, _MOVED_ROW, model.num_blocks * sum(moved_rows) * model.width)
         _add(calls, _MOVED_ROW_CALLS, model.num_blocks)
         _add(numbers, _MOVED_WEIGHT, moved_weights)
-        if compressed and any(moved_rows):
+        if compressed:
             exchanges = 4 * model.num_blocks  # there and back, of two layers
             each = _COMPRESSED_CALLS + _DECODED_CALLS * (layout.expert_degree - 1)
             _add(calls, (each,) * 4, exchanges)

@@ -24,7 +24,7 @@ from janus.placement import ExpertPlan, Strategy
 from perfmodel.dataset import DataCounts, SharedBatch, lockstep, share_batch
 from perfmodel.division import Divisions, Part, divide, whole_part
 from perfmodel.exchange_arithmetic import exchange_work
-from perfmodel.products import PHASES, Counts
+from perfmodel.products import PHASES, Counts, total_counts
 from perfmodel.traffic import MicroBatchSizes, TrafficSettings, expert_plans, step_traffic
 from perfmodel.traffic_parameters import LAYERS, expert_shape, kept_pieces
 from perfmodel.workload import ITEM_BYTES, PhaseWork, phase_work, step_flops
@@ -290,19 +290,31 @@ class _Job:
         return (counts.experts_called("message_copies", number), counts.experts_called("feature_copies", number))
 
     def _phases(self, micro_batches: Sequence[MicroBatchWork], routed: Sequence[_Routed]) -> dict[str, PhaseWork]:
+        """Work of m micro-batches, f affine in the counts c: the sum of f(c) is f(sum of c) + (m - 1) f(0)."""
         total = {phase: PhaseWork() for phase in PHASES}
-        recompute, item_bytes = self.settings.recompute, ITEM_BYTES[self.settings.dtype]
-        for micro_batch, route in zip(micro_batches, routed, strict=True):
-            done = phase_work(self.model, micro_batch.counts, recompute=recompute, item_bytes=item_bytes)
-            added = exchange_work(
-                self.model, self.layout, micro_batch.counts, recompute=recompute, item_bytes=item_bytes,
-                compressed=self.settings.expert_compression, moved_rows=route.moved_rows,
-                moved_weights=route.moved_weights,
-            )  # fmt: skip
-            for phase in PHASES:
-                total[phase].add(done[phase])
-                total[phase].add(added[phase])
+        if not micro_batches:
+            return total
+        counts = total_counts(micro_batch.counts for micro_batch in micro_batches)
+        rows = tuple(sum(route.moved_rows[layer] for route in routed) for layer in range(len(LAYERS)))
+        parts = [(self._work(counts, (rows[0], rows[1]), sum(route.moved_weights for route in routed)), 1)]
+        if len(micro_batches) > 1:
+            parts.append((self._work(counts.scaled(0.0), (0.0, 0.0), 0.0), len(micro_batches) - 1))
+        for works, times in parts:
+            for work in works:
+                for phase in PHASES:
+                    total[phase].add(work[phase], times)
         return total
+
+    def _work(self, counts: Counts, rows: tuple[float, float], weights: float) -> tuple[dict[str, PhaseWork], ...]:
+        """Work of one micro-batch: the model's, and what the layout adds."""
+        settings = self.settings
+        recompute, item_bytes = settings.recompute, ITEM_BYTES[settings.dtype]
+        added = exchange_work(
+            self.model, self.layout, counts, recompute=recompute, item_bytes=item_bytes,
+            compressed=settings.expert_compression and settings.expert_strategy == "tokens",
+            moved_rows=rows, moved_weights=weights,
+        )  # fmt: skip
+        return phase_work(self.model, counts, recompute=recompute, item_bytes=item_bytes), added
 
 
 @lru_cache(maxsize=16)

@@ -121,13 +121,13 @@ class PhaseWork:
         """FLOPs of all products."""
         return self.flops + self.grouped_flops
 
-    def add(self, other: PhaseWork) -> None:
-        """Add another phase's work to this one."""
+    def add(self, other: PhaseWork, times: float = 1) -> None:
+        """Add another phase's work to this one, several times."""
         for name in _SUMMED:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for kind, passes in other.fused.items():
             for name, elements in passes.items():
-                self.fused[kind][name] += elements
+                self.fused[kind][name] += times * elements
 
 
 _SUMMED = ("flops", "product_bytes", "plain_bytes", "launches", "grouped_flops", "grouped_bytes", "grouped_calls")

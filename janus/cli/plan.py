@@ -124,6 +124,7 @@ def _data_counts(path: Path, model: Any) -> Any:
             end=store.arrays["composition_end"], element=store.arrays["composition_element"],
             atoms=store.arrays["composition_atoms"], edges=store.arrays["composition_edges"],
         ),
+        cell=store.arrays["cell"], periodic=store.arrays["pbc"],
     )  # fmt: skip
 
 

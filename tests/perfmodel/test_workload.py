@@ -104,7 +104,8 @@ def test_recompute_adds_work_to_every_kind_of_cost():
     for phase in ("FF", "BF", "BE"):
         assert again[phase].flops > plain[phase].flops
         assert again[phase].launches > plain[phase].launches
-        assert again[phase].plain_bytes > plain[phase].plain_bytes
+    # gradients by BF and BE are added up in BE, but in recomputed blocks only at their inputs
+    assert sum(work.plain_bytes for work in again.values()) > sum(work.plain_bytes for work in plain.values())
 
 
 def test_counts_add_up():
