@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perfmodel.planner import Plan
+from perfmodel.planner import Finalist, Other, Plan
 from perfmodel.questions import hours
 from perfmodel.search import describe
 
@@ -77,7 +77,8 @@ def _memory(plan: Plan) -> str:
 def _lost(plan: Plan) -> list[str]:
     rest = [one for one in plan.finalists if one is not plan.chosen][:3]
     lines = [f"Lost: {one.words}: {one.verdict}." for one in rest]
-    plain = next((one for one in (*plan.finalists, *plan.others) if one.layout.is_pure_data_parallel), None)
+    every: tuple[Finalist | Other, ...] = (*plan.finalists, *plan.others)
+    plain = next((one for one in every if one.layout.is_pure_data_parallel), None)
     if plain is not None and plain not in rest and plain is not plan.chosen:
         lines.append(f"Plain data parallelism: {plain.verdict}.")
     elif plain is None and not plan.chosen.layout.is_pure_data_parallel:

@@ -146,14 +146,14 @@ def _finalist(one: Finalist) -> dict[str, Any]:
 
 def _front(plan: Plan) -> list[dict[str, Any]]:
     """Candidates that nothing beats in run time, memory and node-hours, as searched."""
-    found, runs = plan.found, plan.runs
     return [
         {
-            "words": describe(found.candidates, k), "layout": found.candidates.layout(k).to_mapping(),
-            "nodes": int(runs.nodes[k]), "step_s": float(found.step_s[k]), "run_s": float(runs.run_s[k]),
-            "memory_bytes": float(found.memory_bytes[k]), "node_hours": float(runs.node_s[k]) / 3600,
+            "words": describe(one.found.candidates, one.number),
+            "layout": one.found.candidates.layout(one.number).to_mapping(), "nodes": one.nodes,
+            "step_s": float(one.found.step_s[one.number]), "run_s": one.run_s, "memory_bytes": one.memory_bytes,
+            "node_hours": one.node_s / 3600,
         }
-        for k in plan.front
+        for one in plan.front
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ are then worked out in full (``step_work``, ``step_time.predict``) and played by
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -45,10 +46,14 @@ STRUCTURES_PER_RANK = 8  # of the default global batch
 SEARCH_BATCHES = 2  # global batches that the search packs; finalists get all that are asked for, on few ranks
 FINALISTS = 8
 PER_LAYOUT = 2  # finalists of one layout at most
-REPRESENTED = 4  # units of a finalist that are worked out where there are many
+REPRESENTED = 2  # units of a finalist that are worked out where there are many
 MOST_RANKS_WHOLE = 16  # ranks of a job of which every unit is worked out
 SENSITIVE = 2000  # best candidates among which a changed constant may find a better one
 FRONT = 24  # points of the Pareto front that are kept
+FINALISTS_S = 20.0  # after so long no further finalist is begun, but two there are
+ROUNDS = 3  # of search where the finalists need more memory than searched
+COARSE_SIZES = 2  # more numbers of ranks than this are first searched with few caps and units in a row
+MOST_REPLICA_FIRST = 64  # nodes up to which equal positions of units in a row are tried unless asked for
 OTHERS = 12  # further candidates listed with why they lost, one per layout
 
 
@@ -147,11 +152,23 @@ class Other:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """A candidate that nothing beats in run time, memory and node-hours, as searched. number: in ``found``."""
+
+    found: Found
+    number: int
+    nodes: int
+    run_s: float
+    memory_bytes: float
+    node_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The chosen finalist and everything it was weighed against.
 
-    front: numbers of candidates of ``found`` that nothing beats in run time, memory and node-hours; start_up_s: None
-    where n/a; helps: what would shorten the chosen step most, and to what.
+    front: of all numbers of ranks that were searched; start_up_s: None where n/a; helps: what would shorten the chosen
+    step most, and to what.
     """
 
     request: Request
@@ -163,7 +180,7 @@ class Plan:
     others: tuple[Other, ...]
     found: Found
     runs: Runs
-    front: tuple[int, ...]
+    front: tuple[FrontPoint, ...]
     sensitivity: tuple[Outcome, ...]
     helps: tuple[tuple[str, float], ...]
     start_up_s: float | None
@@ -231,11 +248,12 @@ class _Planner:
         self.threads = 1 if machine.is_calibrated_host else rates[0].threads
         self.job = Job(
             model=request.model, machine=machine, data=data, dtype=request.dtype, seed=request.seed,
-            num_batches=min(SEARCH_BATCHES, request.num_batches),
+            threads=self.threads, num_batches=min(SEARCH_BATCHES, request.num_batches),
             batch_of=lambda world: request.batch_of(world, len(data.atoms)),
         )  # fmt: skip
         self.tables = Tables(self.job)
         self.on_node = 10**9 if machine.is_calibrated_host else machine.devices_per_node
+        self.margin = 1.0  # memory of finalists over that searched, where none fits
         self.start_up_notes: list[str] = []
 
     def start_up(self, world_size: int) -> float | None:
@@ -243,20 +261,24 @@ class _Planner:
         self.start_up_notes = notes
         return seconds
 
-    def find(self, sizes: Sequence[int]) -> tuple[Found, Runs]:
-        """Search these numbers of ranks."""
+    def find(self, sizes: Sequence[int], *, coarse: bool = False) -> tuple[Found, Runs]:
+        """Search these numbers of ranks; coarse: with few caps, and units in a row only."""
         request = self.request
         least = min(self.data_degrees(sizes))
         caps = caps_of(self.data.work, max(self.tables.shared(size).heaviest(least) for size in sizes))
-        wanted = request.fixed.get("cap", ())
+        fixed = dict(request.fixed)
+        if "placement" not in fixed and (coarse or max(sizes) > MOST_REPLICA_FIRST * self.machine.devices_per_node):
+            fixed["placement"] = ("unit_first",)
+        caps = caps[::-2][::-1] if coarse else caps
+        wanted = fixed.get("cap", ())
         caps = tuple(sorted({*(cap for cap in caps if cap), *(int(cap) for cap in wanted if cap)}))
         space = Space(
             world_sizes=tuple(sizes), caps=(*caps, None), transports=transports_of(self.machine),
-            ranks_per_node=self.on_node, fixed=request.fixed,
+            ranks_per_node=self.on_node, fixed=fixed,
         )  # fmt: skip
         found = search(
-            self.job, space, lambda world: memory_limit(request, self.machine, world), tables=self.tables,
-            on_stage=self.on_stage,
+            self.job, space, lambda world: memory_limit(request, self.machine, world) / self.margin,
+            tables=self.tables, on_stage=self.on_stage,
         )  # fmt: skip
         candidates = found.candidates
         first, which = candidates.keys(["world_size"])
@@ -284,7 +306,7 @@ class _Planner:
         candidates = found.candidates
         layout, settings, structures = candidates.layout(k), self.settings(candidates, k), int(found.structures[k])
         few = layout.world_size <= MOST_RANKS_WHOLE
-        number = self.request.num_batches if few else max(1, min(2, self.request.num_batches))
+        number = self.request.num_batches if few else 1
         batches = sample_batches(self.data.work, structures, number, self.request.seed)
         works = [
             step_work(self.request.model, self.data, batch, layout, settings, represented=None if few else REPRESENTED)
@@ -327,14 +349,15 @@ def make_plan(
     """
     _check(request, machine, data)
     planner = _Planner(request, machine, data, on_stage)
-    found, runs, order = _rounds(planner, request)
-    finalists: list[Finalist] = []
-    works: list[StepWork] = []
-    for number, k in enumerate(shortlist := planner.shortlist(found, order), start=1):
-        on_stage(f"finalist {number} of {len(shortlist)}: {describe(found.candidates, k)}")
-        finalist, work = planner.finalist(found, k)
-        finalists.append(finalist)
-        works.append(work)
+    wide, found, runs, order = _rounds(planner, request)
+    finalists, works = _finalists(planner, found, order)
+    for _ in range(ROUNDS):
+        if _fits(planner, finalists).any():
+            break
+        planner.margin *= 1.02 * min(one.memory_bytes / found.memory_bytes[one.number] for one in finalists)
+        found, runs = planner.find([one.layout.world_size for one in finalists][:1])
+        order = ranked(planner.goal, runs)
+        finalists, works = _finalists(planner, found, order)
     place = _decide(planner, finalists)
     chosen, work = finalists[place], works[place]
     on_stage("what the choice depends on")
@@ -347,7 +370,7 @@ def make_plan(
         request=request, goal=planner.goal, machine=machine, data=data, chosen=chosen,
         finalists=tuple(sorted(finalists, key=lambda one: (one is not chosen, _wanted(planner, one)))),
         others=tuple(_others(planner, found, runs, order, chosen, finalists)), found=found, runs=runs,
-        front=tuple(_front(found, runs)),
+        front=tuple(_front([wide, (found, runs)] if wide is not None else [(found, runs)])),
         sensitivity=tuple(replace(one, best=int(top[one.best])) for one in outcomes),
         helps=tuple(what_helps(work, machine, prices=prices, threads=planner.threads)), start_up_s=start_up_s,
         memory_limit_bytes=memory_limit(request, machine, chosen.layout.world_size),
@@ -355,28 +378,55 @@ def make_plan(
     )  # fmt: skip
 
 
-def _rounds(planner: _Planner, request: Request) -> tuple[Found, Runs, NDArray[np.int64]]:
-    """Search the numbers of ranks asked for; where fewest nodes are wanted, then between the last two."""
-    found, runs = planner.find(request.sizes)
-    order = ranked(planner.goal, runs)
+def _finalists(
+    planner: _Planner, found: Found, order: NDArray[np.int64]
+) -> tuple[list[Finalist], list[StepWork]]:  # fmt: skip
+    """The shortlist worked out in full, as far as time goes; and their work of the first sampled batch."""
+    finalists, works, began = [], [], time.monotonic()
+    shortlist = planner.shortlist(found, order)
+    for number, k in enumerate(shortlist, start=1):
+        if number > 2 and time.monotonic() - began > FINALISTS_S:
+            break
+        planner.on_stage(f"finalist {number} of {len(shortlist)}: {describe(found.candidates, k)}")
+        finalist, work = planner.finalist(found, k)
+        finalists.append(finalist)
+        works.append(work)
+    return finalists, works
+
+
+Round = tuple[Found, Runs]
+
+
+def _rounds(planner: _Planner, request: Request) -> tuple[Round | None, Found, Runs, NDArray[np.int64]]:
+    """Search the numbers of ranks asked for: many of them coarsely, then where the best one lies, then that one."""
+    if len(request.sizes) <= COARSE_SIZES:
+        found, runs = planner.find(request.sizes)
+        return None, found, runs, ranked(planner.goal, runs)
+    wide = planner.find(request.sizes, coarse=True)
+    best = _best_size(planner, wide)
     wants_fewest = request.prefer == "nodes" or (request.prefer is None and request.deadline_s is not None)
-    if wants_fewest and not planner.goal.open_ended and len(request.sizes) > 1 and request.world_size is None:
-        per_node = min(planner.on_node, machine_ranks(planner.machine))
-        best = int(runs.nodes[order[0]])
-        below = [size // per_node for size in request.sizes if size // per_node < best]
-        further = between(max(below), best) if below else ()
-        if further:
-            try:
-                again, runs_again = planner.find([number * per_node for number in further] + [best * per_node])
-                return again, runs_again, ranked(planner.goal, runs_again)
-            except UserError:
-                return found, runs, order
-    return found, runs, order
+    if wants_fewest and not planner.goal.open_ended and not planner.machine.is_calibrated_host:
+        best = _fewest(planner, request, best)
+    found, runs = planner.find([best])
+    return wide, found, runs, ranked(planner.goal, runs)
 
 
-def machine_ranks(machine: Machine) -> int:
-    """Ranks of a full node."""
-    return machine.devices_per_node
+def _best_size(planner: _Planner, found: Round) -> int:
+    """Ranks of the best candidate."""
+    return int(found[0].candidates["world_size"][ranked(planner.goal, found[1])[0]])
+
+
+def _fewest(planner: _Planner, request: Request, best: int) -> int:
+    """Fewest ranks that keep to the goal, between the best number tried and the next below it."""
+    per_node = planner.machine.devices_per_node
+    below = [size for size in request.sizes if size < best]
+    further = between(below[-1] // per_node, best // per_node) if below else ()
+    if not further:
+        return best
+    try:
+        return _best_size(planner, planner.find([number * per_node for number in further], coarse=True))
+    except UserError:  # none between keeps to it
+        return best
 
 
 def _run(planner: _Planner, finalist: Finalist) -> None:
@@ -408,13 +458,19 @@ def _wanted(planner: _Planner, finalist: Finalist) -> float:
     return float(objective(planner.goal, _runs_of_finalists(planner, [finalist]))[0])
 
 
+def _fits(planner: _Planner, finalists: Sequence[Finalist]) -> NDArray[np.bool_]:
+    """Which finalists fit in memory, worked out in full."""
+    limits = [memory_limit(planner.request, planner.machine, one.layout.world_size) for one in finalists]
+    return np.array([one.memory_bytes <= limit for one, limit in zip(finalists, limits, strict=True)])
+
+
 def _decide(planner: _Planner, finalists: Sequence[Finalist]) -> int:
     """The place of the finalist that is best by events; fills in runs and verdicts."""
     for one in finalists:
         _run(planner, one)
     runs = _runs_of_finalists(planner, finalists)
+    fits = _fits(planner, finalists)
     limits = [memory_limit(planner.request, planner.machine, one.layout.world_size) for one in finalists]
-    fits = np.array([one.memory_bytes <= limit for one, limit in zip(finalists, limits, strict=True)])
     if not fits.any():  # the search took some for leaner than they are
         leanest = min(one.memory_bytes for one in finalists)
         raise UserError(
@@ -493,12 +549,20 @@ def _others(
     return others
 
 
-def _front(found: Found, runs: Runs) -> list[int]:
+def _front(rounds: Sequence[Round]) -> list[FrontPoint]:
     """Candidates that nothing beats in run time, memory and node-hours, thinned evenly in time."""
-    front = pareto_front(np.stack([runs.run_s, found.memory_bytes, runs.node_s], axis=1))
+    points = [
+        FrontPoint(found=found, number=k, nodes=int(runs.nodes[k]), run_s=float(runs.run_s[k]),
+                   memory_bytes=float(found.memory_bytes[k]), node_s=float(runs.node_s[k]))
+        for found, runs in rounds
+        for k in pareto_front(np.stack([runs.run_s, found.memory_bytes, runs.node_s], axis=1)).tolist()
+    ]  # fmt: skip
+    if not points:
+        return []
+    front = pareto_front(np.array([[one.run_s, one.memory_bytes, one.node_s] for one in points]))
     if len(front) > FRONT:
         front = front[np.linspace(0, len(front) - 1, FRONT).round().astype(int)]
-    return [int(k) for k in front]
+    return [points[k] for k in front.tolist()]
 
 
 def _value_of(planner: _Planner, found: Found, runs: Runs, top: NDArray[np.int64]) -> Callable[[Floats], Floats]:

@@ -26,7 +26,7 @@ from perfmodel.workload_moe import experts_of
 Floats = NDArray[np.float64]
 
 STATES = ("shard_degree", "expert_degree", "expert_strategy", "gathered_blocks", "recompute")
-BATCH = ("world_size", "graph_degree", "cap")
+BATCH = ("world_size", "graph_degree", "cap", "expert_degree", "expert_strategy")
 
 
 def computes_on_cores(machine: Machine) -> bool:
@@ -55,7 +55,7 @@ def memory_bytes(tables: Tables, candidates: Candidates) -> Floats:
     rows = np.hstack([batch[batch_of, 1:], np.ones((len(some), 1))])
     peak = np.einsum("kmr,kr->km", chosen, rows).max(axis=1)
     allocated = resident_of(peak) if computes_on_cores(tables.job.machine) else peak
-    return np.asarray((BASE_BYTES + allocated)[which])
+    return (BASE_BYTES + np.asarray(allocated))[which]
 
 
 def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats]:
@@ -106,11 +106,23 @@ def _batches(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Float
     for k in first.tolist():
         world, graph = int(some["world_size"][k]), int(some["graph_degree"][k])
         groups = tables.rows(world, world // graph, 1, some.cap(k))
-        found.append([max(1.0, math.ceil(groups.slowest[0])), *_largest(tables, groups.largest, graph).tolist()])
+        load = _load(tables, some, k, float(groups.mean[3] / max(groups.mean[0], 1e-9) / graph))
+        rows = _largest(tables, groups.largest, graph, load)
+        found.append([max(1.0, math.ceil(groups.slowest[0])), *rows.tolist()])
     return which, np.array(found)
 
 
-def _largest(tables: Tables, rows: Floats, graph: int) -> Floats:
+def _load(tables: Tables, some: Candidates, k: int, size: float) -> Floats:
+    """Copies on the fullest rank of an expert group over the mean, message and feature layer."""
+    expert, strategy = int(some["expert_degree"][k]), int(some["expert_strategy"][k])
+    if expert == 1 or STRATEGIES[strategy] != "tokens":
+        return np.ones(2)
+    world, graph = int(some["world_size"][k]), int(some["graph_degree"][k])
+    shared = tables.shared(world)
+    return tables.routings.of(shared, world // graph, graph, expert, strategy, some.cap(k), size).load
+
+
+def _largest(tables: Tables, rows: Floats, graph: int, load: Floats) -> Floats:
     """``live_rows.row_vector`` of a rank's part of the largest micro-batch."""
     model = tables.job.model
     _, structures, atoms, edges, bonds, angles = rows.tolist()
@@ -120,7 +132,10 @@ def _largest(tables: Tables, rows: Floats, graph: int) -> Floats:
     copies = {}
     if model.experts is not None:
         top_k = experts_of(model).top_k
-        copies = {"message_copies": top_k * edges / graph, "feature_copies": top_k * atoms / graph}
+        copies = {
+            "message_copies": top_k * edges / graph * float(load[0]),
+            "feature_copies": top_k * atoms / graph * float(load[1]),
+        }
     counts = Counts(
         structures=structures, atoms=atoms / graph, edges=edges / graph, bonds=bonds / graph, angles=angles / graph,
         ghosts=ratio[1] * atoms / graph, shared_pairs=ratio[2] * edges / graph,

@@ -53,6 +53,7 @@ Floats = NDArray[np.float64]
 FE, FF, BF, BE = range(len(PHASES))
 RANK_ROWS = ("mean", "coupled", "slowest")  # of GroupRows, in this order
 SHAPE = ("world_size", "unit", "placement", "transport")  # with the degree of an axis: what its groups depend on
+MOST_NODES = 512  # whose collectives are priced as they are in a search; finalists' always are
 NOTHING_BYTES = 1.0  # a message of no size to speak of: what remains is latency
 
 
@@ -159,9 +160,22 @@ class Tables:
             self._prices[key] = prices_for(self.job.machine, rates=rates, transport=transport)
         return self._prices[key]
 
-    def control(self, world_size: int) -> Prices:
-        """Prices of the control plane: gloo on a host, else as the axes."""
-        return self.prices("gloo", world_size)
+    def seconds(self, transport: str, layout: Layout, axis: AxisName, collective: str, sizes: Floats) -> Floats:
+        """Seconds of collectives of each size; sums over the copies of very many nodes are those of fewer, and longer
+        by the latency of the further halvings.
+        """
+        prices = self.prices(transport, layout.world_size)
+        per_node = self.job.machine.devices_per_node
+        fewer = layout
+        while fewer.world_size > MOST_NODES * per_node and fewer.replicas % 2 == 0 and fewer.replicas > 2:
+            fewer = replace(fewer, replicas=fewer.replicas // 2)
+        if self.job.machine.is_calibrated_host or fewer is layout:
+            return prices.seconds(layout, axis, collective, sizes)
+        seconds = prices.seconds(fewer, axis, collective, sizes)
+        members, before = group_size(layout, axis), group_size(fewer, axis)
+        if members == before:
+            return seconds
+        return np.asarray(seconds + seconds.min() * (math.log2(members) / math.log2(max(before, 2)) - 1))
 
     def units(self, shard: int, expert: int) -> dict[int, int]:
         """``sharded_units`` by the degrees that decide them."""
@@ -388,9 +402,8 @@ class Pricing:
         for kind, k in enumerate(first.tolist()):
             mine, layout = which == kind, some.layout(k)
             if group_size(layout, axis) > 1:
-                prices = self.tables.prices(some.transport(k), layout.world_size)
                 asked = np.concatenate([[NOTHING_BYTES], sizes[mine].ravel()])
-                found = prices.seconds(layout, axis, collective, asked)
+                found = self.tables.seconds(some.transport(k), layout, axis, collective, asked)
                 seconds[mine] = found[1:].reshape(sizes[mine].shape)
                 latency[mine] = np.minimum(found[0], seconds[mine])
         return seconds, latency
@@ -556,20 +569,21 @@ class Pricing:
         if layout.world_size == 1:
             return sums, sums_0, 0.0, 0.0, 1, 0.0, 0.0, packed
         stages = self.tables.stages(layout.shard_degree, layout.expert_degree, int(some["expert_strategy"][k]))
-        prices = self.tables.prices(some.transport(k), layout.world_size)
+        transport = some.transport(k)
         last = last_0 = 0.0
         for place, axis in enumerate(SUM_AXES):
             sizes = np.array([size for name, size, _ in stages if name == axis])
             if len(sizes) and group_size(layout, axis) > 1:
-                found = prices.seconds(layout, axis, "all_reduce", np.concatenate([[NOTHING_BYTES], sizes]))
+                asked = np.concatenate([[NOTHING_BYTES], sizes])
+                found = self.tables.seconds(transport, layout, axis, "all_reduce", asked)
                 least = np.minimum(found[0], found[1:])
                 sums[place], sums_0[place] = found[1:].sum(), least.sum()
                 last, last_0 = last + float(found[-1]), last_0 + float(least[-1])
                 if axis != "shard_copies":
                     packed += PACK_PASSES["all_reduce"] * sizes.sum(), PACK_CALLS["all_reduce"] * len(sizes)
         number = max((sum(name == axis for name, _, _ in stages) for axis in SUM_AXES), default=1)
-        norm = float(prices.seconds(layout, "world", "all_reduce", NORM_BYTES))
-        small = self.tables.control(layout.world_size).seconds(layout, "world", "all_reduce", CONTROL_BYTES)
+        norm = float(self.tables.seconds(transport, layout, "world", "all_reduce", np.array([NORM_BYTES]))[0])
+        small = self.tables.seconds("gloo", layout, "world", "all_reduce", np.array([CONTROL_BYTES]))[0]
         return sums, sums_0, last, last_0, number, norm, CONTROL_SUMS * float(small), packed
 
     # what a rank does beside the phases
