@@ -15,22 +15,34 @@ from prediction_judge import Measured
 from prediction_steps import config_of, open_data
 from prediction_truth import RealDivisions, real_experts
 
-from janus.config import to_mapping
+from janus.config import ModelConfig, to_mapping
 from janus.data.store import StructureStore
 from janus.train.sampler import Sampler
 from perfmodel.corrections import Corrections
 from perfmodel.dataset import DataCounts
 from perfmodel.machine import Machine
+from perfmodel.prices import Prices
 from perfmodel.run_validation import data_counts, settings_of
 from perfmodel.step_time import StepPrediction, predict
 from perfmodel.step_work import StepWork, step_work
 
 
 class Predictor:
-    """Predictions with one machine's constants; the work of each step is kept, so that asking again is cheap."""
+    """Predictions with one machine's constants; the work of each step is kept, so that asking again is cheap.
 
-    def __init__(self, machine: Machine, stores: Mapping[str, str]) -> None:
-        self._machine, self._paths = machine, stores
+    models: by name, None for those of this host's bench. prices: of collectives, None for the machine's own.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        stores: Mapping[str, str],
+        *,
+        models: Mapping[str, ModelConfig] | None = None,
+        prices: Prices | None = None,
+    ) -> None:
+        self._machine, self._paths, self._prices = machine, stores, prices
+        self._models = models if models is not None else MODELS
         self._data: dict[tuple[str, str], tuple[StructureStore, DataCounts]] = {}
         self._divisions: dict[tuple[str, str, int], RealDivisions] = {}
         self._experts: dict[str, Any] = {}
@@ -38,16 +50,14 @@ class Predictor:
 
     def __call__(self, case: Measured, knowledge: str, corrections: Corrections | None = None) -> list[StepPrediction]:
         """One of each measured step."""
-        return [
-            predict(self.work(case, step["step"], knowledge), self._machine, corrections=corrections)
-            for step in case.steps
-        ]
+        works = (self.work(case, step["step"], knowledge) for step in case.steps)
+        return [predict(work, self._machine, prices=self._prices, corrections=corrections) for work in works]
 
     def work(self, case: Measured, step: int, knowledge: str) -> StepWork:
         """What the ranks do in one step."""
         key = (*case.group, case.case.key, step, knowledge)
         if key not in self._works:
-            model = MODELS[case.model]
+            model = self._models[case.model]
             store, counts = self._store(case.data, case.model)
             config = config_of(case.case, model, store)
             sampler = Sampler(store.work, range(len(store)), config.batch.structures, config.run.seed)
@@ -63,17 +73,19 @@ class Predictor:
 
     def _store(self, data: str, model: str) -> tuple[StructureStore, DataCounts]:
         if (data, model) not in self._data:
-            store = open_data(Path(self._paths[data]), MODELS[model])
+            store = open_data(Path(self._paths[data]), self._models[model])
             self._data[data, model] = store, data_counts(store)
         return self._data[data, model]
 
     def _experts_of(self, model: str) -> Any:
         if model not in self._experts:
-            self._experts[model] = real_experts(MODELS[model])
+            self._experts[model] = real_experts(self._models[model])
         return self._experts[model]
 
     def _divisions_of(self, case: Measured, degree: int) -> RealDivisions:
         key = (case.data, case.model, degree)
         if key not in self._divisions:
-            self._divisions[key] = RealDivisions(self._store(case.data, case.model)[0], MODELS[case.model], degree)
+            self._divisions[key] = RealDivisions(
+                self._store(case.data, case.model)[0], self._models[case.model], degree
+            )
         return self._divisions[key]

@@ -12,7 +12,7 @@ to be. Needs root on Linux as ``shaped_network.py`` does; under three minutes pe
 
 examples:
   sudo python benchmarks/prediction_shaped.py --machine host.toml
-  sudo python benchmarks/prediction_shaped.py --machine host.toml --settings 20:10:1000 --raw slow.jsonl
+  sudo python benchmarks/prediction_shaped.py --machine host.toml --settings 40:20:1000 --raw slow.jsonl
   python benchmarks/prediction_shaped.py --machine host.toml --what judge --json
 """
 
@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -40,12 +40,16 @@ from shaped_network import LARGEST_MBIT
 
 from janus.config import ExpertConfig, ModelConfig
 
+if TYPE_CHECKING:
+    from perfmodel.machine import Machine
+
 RAW = Path(__file__).parent / "results" / "prediction_shaped_raw.jsonl"
-SETTINGS = ("200:200:50", "80:40:250", "20:10:1000")  # Mbit/s of a host's cable, of a rack's, microseconds of delay
+SETTINGS = ("200:200:50", "80:40:250", "40:20:1000")  # Mbit/s of a host's cable, of a rack's, microseconds of delay
+MODEL_NAME = "shaped"
 MODEL = ModelConfig(
     family="matris-moe", num_blocks=2, width=32, num_heads=2, angle_width=16,
     cutoff_angstrom=4.6, line_cutoff_angstrom=3.2,
-    experts=ExpertConfig(num_experts=8, top_k=2, message_hidden=192, feature_hidden=96),
+    experts=ExpertConfig(num_experts=8, top_k=2, message_hidden=256, feature_hidden=128),
 )  # fmt: skip
 ALL = {"unit": 4, "shard_degree": 4, "graph_degree": 4, "expert_degree": 4}
 CASES = (
@@ -131,7 +135,14 @@ def run_on_ranks(job: Mapping[str, Any]) -> None:
         rows = {key: one.visit(number * count, count)[WARM_UP_STEPS:] for key, one in steps.items()}
         exact = {key: taken for key, taken in rows.items() if "16 bits" not in key}
         require_equal_losses(exact)
-        line = {"kind": "round", "ranks": 4, "model": "shaped", "data": EQUAL, "round": number, "cases": rounded(rows)}
+        line = {
+            "kind": "round",
+            "ranks": 4,
+            "model": MODEL_NAME,
+            "data": EQUAL,
+            "round": number,
+            "cases": rounded(rows),
+        }
         say(communicator, line)
         if communicator.rank == 0:
             progress(f"round {number + 1}: " + ", ".join(f"{k} {t[-1]['step_s']:.2f} s" for k, t in rows.items()))
@@ -140,50 +151,36 @@ def run_on_ranks(job: Mapping[str, Any]) -> None:
 
 def judge(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every measured setting: errors by layout, and the choice."""
-    import prediction_judge
-    from prediction_truth import RealDivisions, real_experts
-    from shaped.prediction import StepPrices
-
-    from janus.config import to_mapping
-    from janus.train.sampler import Sampler
     from perfmodel.machine import load_machine
-    from perfmodel.run_validation import data_counts, settings_of
-    from perfmodel.step_time import predict
-    from perfmodel.step_work import step_work
 
     machine = load_machine(options.machine)
-    found = []
     with tempfile.TemporaryDirectory(prefix="prediction_shaped_") as folder:
-        from prediction_steps import config_of, open_data
+        path = str(make_store(EQUAL, Path(folder) / "equal.store").path)
+        return [judge_setting(entry, machine, path) for entry in read_raw(options.raw)]
 
-        store = open_data(make_store(EQUAL, Path(folder) / "equal.store").path, MODEL)
-        counts, experts, divisions = data_counts(store), real_experts(MODEL), RealDivisions(store, MODEL, 4)
-        for entry in read_raw(options.raw):
-            prices = StepPrices.of_messages(shape_of(entry["setting"]), entry["lines"])
 
-            def predict_case(case: Any, knowledge: str, prices: Any = prices) -> list[Any]:
-                config = config_of(case.case, MODEL, store)
-                sampler = Sampler(store.work, range(len(store)), config.batch.structures, config.run.seed)
-                known = {"experts": experts, "divisions": divisions} if knowledge == "exact" else {}
-                layout, settings = config.parallel.layout(4), settings_of(to_mapping(config))
-                works = (step_work(MODEL, counts, sampler.batch(step["step"]), layout, settings, **known)
-                         for step in case.steps)  # fmt: skip
-                return [predict(work, machine, prices=prices) for work in works]
+def judge_setting(entry: Mapping[str, Any], machine: Machine, store: str) -> dict[str, Any]:
+    """One line of the raw file beside its predictions."""
+    import prediction_judge
+    from prediction_predict import Predictor
+    from shaped.prediction import StepPrices
 
-            cases = prediction_judge.measured_cases(entry["lines"], {case.key: case for case in CASES})
-            judged = prediction_judge.judge(cases, predict_case)
-            found.append({
-                "setting": entry["setting"], "shape": asdict(shape_of(entry["setting"])), "about": entry["about"],
-                "switch": entry["switch"], "transport": prices.constants(),
-                "summaries": {
-                    name: {"errors": prediction_judge.errors_of(judged, name),
-                           "phases": prediction_judge.phase_errors(judged, name),
-                           "choice": prediction_judge.choice(judged, name)}
-                    for name in prediction_judge.KNOWLEDGE
-                },
-                "cases": [one.to_mapping() for one in judged],
-            })  # fmt: skip
-    return found
+    shape = shape_of(entry["setting"])
+    prices = StepPrices.of_messages(shape, entry["lines"])
+    cases = prediction_judge.measured_cases(entry["lines"], {case.key: case for case in CASES})
+    judged = prediction_judge.judge(
+        cases, Predictor(machine, {EQUAL: store}, models={MODEL_NAME: MODEL}, prices=prices)
+    )
+    summaries = {
+        name: {
+            "errors": prediction_judge.errors_of(judged, name), "phases": prediction_judge.phase_errors(judged, name),
+            "choice": prediction_judge.choice(judged, name),
+        } for name in prediction_judge.KNOWLEDGE
+    }  # fmt: skip
+    return {
+        "setting": entry["setting"], "shape": asdict(shape), "about": entry["about"], "switch": entry["switch"],
+        "transport": prices.constants(), "summaries": summaries, "cases": [one.to_mapping() for one in judged],
+    }  # fmt: skip
 
 
 def print_tables(results: Sequence[Mapping[str, Any]]) -> None:

@@ -29,7 +29,7 @@ from perfmodel.step_work import RunSettings
 
 PHASES = ("data", "FE", "FF", "BF_BE", "sync", "optimizer", "outside")
 STEP = 0.1
-NO_CONSTANTS = ("ranks", "threads", "overlap_efficiency", "families")  # of a filling
+NO_CONSTANTS = ("ranks", "threads", "overlap_efficiency", "loader_hidden", "families")  # of a filling
 LARGEST_CHANGE = 3.0  # a constant that had to be off by more than this factor is no explanation
 
 
