@@ -81,10 +81,11 @@ class RehearsalJob:
 @dataclass(kw_only=True)
 class RehearsedStep:
     """One step as measured. phase_s: seconds that the rank computes, by the trainer's phases and "outside"; made_up_s:
-    seconds that making up what others would have sent took, in no phase.
+    seconds that making up what others would have sent took, in no phase; cpu_s: processor seconds of all of it.
     """
 
     step_s: float
+    cpu_s: float
     phase_s: dict[str, float]
     made_up_s: float
     loss: float
@@ -238,14 +239,13 @@ class Rehearsal:
 
     def __init__(self, job: RehearsalJob, shares: Shares, rank: int, device: torch.device) -> None:
         self.job, self.shares, self.rank, self.device = job, shares, rank, device
-        self.timeline = Timeline(device)
+        self.timeline, self._before_bytes = Timeline(device), allocated_bytes(device)
         self.communicator = RehearsedCommunicator(rank, job.layout.world_size, device)
         self.axes = rehearsed_axes(job.layout, self.communicator, self.timeline)
         self.unit: RehearsedUnit = load_unit(job.store, shares, job.config, rank, self.axes, device)
 
     def run(self, tell: Tell = lambda sentence: None, advance: Callable[[int], None] = lambda done: None) -> Rehearsed:
         """Build, warm up, measure the steps, then the memory of one more. advance: steps done so far, all of them."""
-        before_bytes = allocated_bytes(self.device)
         tell("building the rank's part of the model")
         begin = time.perf_counter()
         stepper = _Stepper(self)
@@ -256,7 +256,7 @@ class Rehearsal:
             if number >= self.job.warm_up:
                 measured.append(step)
             advance(number + 1)
-        memory = self._memory(stepper, before_bytes) if self.job.measures_memory else {}
+        memory = self._memory(stepper) if self.job.measures_memory else {}
         advance(self.job.num_steps)
         counts = self.counts()
         for one, routed in zip(counts, stepper.model.routed, strict=True):
@@ -270,8 +270,10 @@ class Rehearsal:
         """Rows of each micro-batch here, and of the whole."""
         return [_counts_of(one) for one in self.unit.micro_batches]
 
-    def _memory(self, stepper: _Stepper, before_bytes: int | None) -> dict[str, int | None]:
-        """One more step under observation."""
+    def _memory(self, stepper: _Stepper) -> dict[str, int | None]:
+        """One more step under observation. Allocated bytes are beside what was so before anything was built; what the
+        rehearsal keeps for itself is taken off.
+        """
         stepper.optimizer_zero()
         gc.collect()
         buffers = stepper.model.sharded.buffers
@@ -280,8 +282,8 @@ class Rehearsal:
             stepper.step()
         own = sum(whole.nbytes for whole in _known_wholes(self.axes))
         allocated = None
-        if peak.allocated_bytes is not None and before_bytes is not None:
-            allocated = peak.allocated_bytes - before_bytes - own
+        if peak.allocated_bytes is not None and self._before_bytes is not None:
+            allocated = peak.allocated_bytes - self._before_bytes - own
         return {
             "step_peak_allocated_bytes": allocated,
             "step_peak_resident_bytes": peak.resident_bytes,
@@ -317,7 +319,7 @@ class _Stepper:
         self.ledger.clear()
         self.model.routed.clear()
         timer = _Timer(self.device, self.timeline)
-        begin = timer.now()
+        begin, begin_cpu = timer.now(), time.process_time()
         self.timeline.begin()
         with timer("data"):
             parts = [part.to(self.device) for part in self.on_host]
@@ -331,7 +333,8 @@ class _Stepper:
         for event in events:
             phase_s[event["during"]] += event["compute_s"]
         return RehearsedStep(
-            step_s=step_s, phase_s=phase_s, made_up_s=max(0.0, step_s - sum(phase_s.values())), loss=float(totals[0]),
+            step_s=step_s, cpu_s=time.process_time() - begin_cpu, phase_s=phase_s,
+            made_up_s=max(0.0, step_s - sum(phase_s.values())), loss=float(totals[0]),
             norm=norm, calls=[call.to_mapping() for call in self.timeline.calls], events=events,
             traffic=self.ledger.rows(),
         )  # fmt: skip

@@ -93,7 +93,7 @@ def _of_depth(job: RehearsalJob, found: Rehearsed) -> dict[str, Any]:
         "loading_s": found.loading_s,
         "memory": found.memory,
         "flops": {"model": flops_model, "executed": flops_executed, "kind": "formula (perfmodel)"},
-        "steps": [{"step_s": step.step_s, "compute_s": step.compute_s, "made_up_s": step.made_up_s,
+        "steps": [{"step_s": step.step_s, "compute_s": step.compute_s, "made_up_s": step.made_up_s, "cpu_s": step.cpu_s,
                    "phase_s": step.phase_s, "loss": _finite(step.loss), "gradient_norm": _finite(step.norm)}
                   for step in found.steps],
         "step": {"compute_s": typical.compute_s, "phase_s": typical.phase_s, "traffic": typical.traffic,

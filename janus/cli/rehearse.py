@@ -7,6 +7,7 @@ It owns the request and the order of things; not the rehearsing (``janus/rehears
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 from dataclasses import dataclass, replace
@@ -227,6 +228,7 @@ def rehearse(request: Request) -> dict[str, Any]:
             found.append(ready.run(progress.say, lambda number, before=done: progress.advance(before + number)))
             done += job.num_steps
             ready = None
+            gc.collect()  # hooks and graphs hold each other: the next depth needs the memory
     data = {
         "path": str(config.data.path), "fingerprint": subset.store.fingerprint, "step": options.step,
         "structures": len(jobs[0].batch), "drawn": _batch(config, subset, options.step)[1],
@@ -289,7 +291,8 @@ def _prepared(job: RehearsalJob, options: argparse.Namespace, communicator: Comm
     def need_gb(num_blocks: int, with_optimizer: bool) -> float:
         model = replace(job.config.model, num_blocks=num_blocks)
         settings = settings_of(job.config)
-        return rehearsal_need(model, job.layout, rank, counts, settings, with_optimizer=with_optimizer).total / 1e9
+        need = rehearsal_need(model, job.layout, rank, counts, settings, with_optimizer=with_optimizer)
+        return need.total_bytes / 1e9
 
     room_gb = room_bytes(communicator.device) / 1e9
     if options.max_memory_gb is not None:

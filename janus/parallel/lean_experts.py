@@ -29,7 +29,7 @@ class LeanExperts(TorchFunctionMode):
         self._shapes = set(_matrices(model.experts, model.width))
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.Tensor.uniform_ and tuple(args[0].shape) in self._shapes:
+        if function is torch.Tensor.uniform_ and tuple(args[0].shape) in self._shapes and not args[0].is_meta:
             return self._draw(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
