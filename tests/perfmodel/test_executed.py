@@ -20,8 +20,10 @@ from janus.layout import Layout
 from janus.model.batch import GraphBatch
 from janus.parallel.fs3d import Axes, distribute
 from janus.train.loss import denominators_of_labels
+from janus.train.optimizer import build_optimizer
 from janus.train.sampler import share_in_lockstep
-from janus.train.step import accumulate_gradients
+from janus.train.step import accumulate_gradients, update
+from janus.train.timing import PhaseTimer
 from perfmodel.dataset import DataCounts, ElementCounts
 from perfmodel.division import Part
 from perfmodel.operators import FUSED_KINDS, LOOPS
@@ -94,8 +96,9 @@ every_case = pytest.mark.parametrize(
 
 @dataclass
 class Ran:
-    """One rank after one step: what was counted, its parts, and the numbers of its pieces."""
+    """One rank after one step: what was counted, what it sent, its parts, and the numbers of its pieces."""
 
+    sent: list[dict[str, str | int]]
     phases: dict[str, Counted]
     batches: list[GraphBatch]
     pieces: list[int]
@@ -103,7 +106,7 @@ class Ran:
 
 @lru_cache
 def ran_steps(name: str) -> list[Ran]:
-    """The gradients of one training step on every rank, counted."""
+    """One training step on every rank, its gradients counted."""
     one = CASES[name]
     config, structures = one.config, structures_of(one.structures)
     work = work_of(structures, config)
@@ -118,8 +121,10 @@ def ran_steps(name: str) -> list[Ran]:
         micro_batches = _loader(one, structures, axes.graph).load(shares)
         with Counting() as counting:
             accumulate_gradients(distributed, micro_batches, denominators, config.loss, MarkingTimer(counting))
+        optimizer = build_optimizer(distributed.pieces, config.optimizer, distributed.sums.stages)
+        update(distributed, optimizer, config.optimizer.clip_norm, PhaseTimer(CPU))
         pieces = [piece.parameter.numel() for piece in distributed.pieces.values()]
-        return Ran(counting.phases, [micro_batch.batch for micro_batch in micro_batches], pieces)
+        return Ran(world.ledger.rows(), counting.phases, [micro_batch.batch for micro_batch in micro_batches], pieces)
 
     with loops_and_network_known():
         return run_on_threads(one.layout.world_size, run)
@@ -234,3 +239,9 @@ def test_pieces_of_the_optimizer_are_exact(name: str) -> None:
     for rank, ran in enumerate(ran_steps(name)):
         work = predicted(name).ranks[rank]
         assert (work.optimizer_numel, work.optimizer_tensors) == (sum(ran.pieces), len(ran.pieces)), rank
+
+
+@every_case
+def test_calls_and_bytes_of_collectives_are_exact(name: str) -> None:
+    for rank, ran in enumerate(ran_steps(name)):
+        assert list(predicted(name).ranks[rank].traffic) == ran.sent, rank
