@@ -23,8 +23,12 @@ PriceOf = Callable[[Assignments], Mapping[str, Floats]]
 Scale = Literal["linear", "log", "choice"]
 
 SWING_POINTS = 9
-PARENTS, CHILDREN = 48, 20  # of a generation of the search: elites, and children of each
-FIRST_STEP, LAST_STEP = 0.30, 0.004  # of mutations, in the cube
+PARENTS, CHILDREN = 40, 20  # of a generation of the search: elites, and children of each
+GENERATIONS, RESTARTS = 40, 3
+FIRST_STEP, LAST_STEP = 0.30, 0.01  # of mutations, in the cube
+BACK, ANEW = 0.08, 0.02  # chance of an unknown to go back to its default, or anywhere
+INSIDE = 0.8  # of the tolerance: below it errors no longer count, only the way from the defaults
+SMALL = 1e-300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,15 @@ class Space:
     def cube_of(self, values: Mapping[str, float]) -> Floats:
         """The cube [1,U] of one assignment."""
         return np.array([[unknown.place(values[unknown.key]) for unknown in self.unknowns]])
+
+    def snapped(self, cube: Floats) -> Floats:
+        """The cube with choices in the middles of their parts."""
+        result = cube.copy()
+        for place, unknown in enumerate(self.unknowns):
+            if unknown.scale == "choice":
+                number = len(unknown.choices)
+                result[:, place] = (np.minimum((cube[:, place] * number).astype(np.int64), number - 1) + 0.5) / number
+        return result
 
     def spread(self, number: int, generator: np.random.Generator) -> Floats:
         """A Latin hypercube [number,U]: every unknown's range is met evenly."""
@@ -214,9 +227,10 @@ def _corners(space: Space, rows: Sequence[str], moved: _Moved) -> Floats:
 class Found:
     """The best assignment of a search.
 
-    errors: row -> predicted / published - 1; worst: the largest of them in size; exists: all within the tolerance;
-    accepted: every assignment within the tolerance that was met [A,U] in the cube; tried: assignments priced.
-    stopped_early: by the time limit (the outcome then depends on the machine's speed).
+    values, rows: the assignment and its rows; errors: row -> predicted / published - 1; worst: the largest of them in
+    size; exists: all within the tolerance and the limits kept; moved: the unknowns that left their defaults, farthest
+    first, and how far in the cube; accepted: every assignment within the tolerance that was met [A,U] in the cube;
+    tried: how many were priced. stopped_early: by the time limit (the outcome then depends on the machine's speed).
     """
 
     values: dict[str, float]
@@ -224,6 +238,7 @@ class Found:
     errors: dict[str, float]
     worst: float
     exists: bool
+    moved: dict[str, float]
     accepted: Floats
     tried: int
     stopped_early: bool
@@ -234,90 +249,134 @@ def search(
     price: PriceOf,
     targets: Mapping[str, float],
     *,
+    limits: Mapping[str, float] | None = None,
     tolerance: float = 0.10,
-    generations: int = 60,
+    generations: int = GENERATIONS,
+    restarts: int = RESTARTS,
     seed: int = 0,
     limit_s: float = 60.0,
     advance: Callable[[], None] = lambda: None,
-    first: Sequence[Mapping[str, float]] = (),
 ) -> Found:
-    """One assignment of the unknowns that reproduces all targets within the tolerance, or the nearest.
+    """One assignment that reproduces all targets within the tolerance, near the defaults; or the nearest to them.
 
-    A spread of seeded samples, then an evolution: the best so far are moved by normal steps that shrink from
-    generation to generation (some unknowns at a time). The cost is the largest error |log(predicted / published)|, and
-    a small part of their mean square so that the others matter too. first: assignments to start from, too.
+    Several evolutions, each from its own spread of seeded samples: the best so far are moved by normal steps that
+    shrink from generation to generation, some unknowns at a time, now and then back to their defaults. The cost is the
+    largest error |log(predicted / published)| beyond the tolerance, then the mean way from the defaults: where many
+    assignments would do, the one that needs the fewest changes is the most telling; what can go home does at the end.
+    limits: rows that must stay at or below a value. advance: called once a generation. limit_s: of this process's own
+    time.
     """
-    start = time.monotonic()
-    generator = np.random.default_rng([seed, 0x5EA])
-    rows = list(targets)
-    goal = np.log(np.array([targets[row] for row in rows]))
-    bound = np.log1p(tolerance)
-    cube = np.concatenate([space.defaults(), *(space.cube_of(one) for one in first),
-                           space.spread(PARENTS * CHILDREN * 4, generator)])  # fmt: skip
-
-    def errors_of(block: Floats) -> Floats:
-        values = price(space.assignments(block))
-        logs = np.stack([np.log(np.maximum(values[row], 1e-300)) for row in rows], axis=1)
-        return np.where(np.isfinite(logs), logs - goal, 1e3)
-
-    errors = errors_of(cube)
-    tried, accepted, early = len(cube), [cube[_within(errors, tolerance)]], False
-    cost = _cost(errors)
-    for generation in range(generations):
-        best = np.argsort(cost, kind="stable")[:PARENTS]
-        cube, errors, cost = cube[best], errors[best], cost[best]
-        advance()
-        if time.monotonic() - start > limit_s:
-            early = True
+    start = time.process_time()
+    job = _Search(space, price, targets, limits or {}, tolerance)
+    best: tuple[float, Floats] | None = None
+    early = False
+    for restart in range(restarts):
+        generator = np.random.default_rng([seed, restart, 0x5EA])
+        cube = np.concatenate([space.defaults(), space.spread(PARENTS * CHILDREN * 4, generator)])
+        cost = job.cost(cube)
+        for generation in range(generations):
+            keep = np.argsort(cost, kind="stable")[:PARENTS]
+            cube, cost = cube[keep], cost[keep]
+            advance()
+            early = time.process_time() - start > limit_s
+            if early:
+                break
+            step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (generation / max(generations - 1, 1))
+            children = _children(cube, step, space.defaults()[0], generator)
+            cube, cost = np.concatenate([cube, children]), np.concatenate([cost, job.cost(children)])
+        place = int(np.argmin(cost))
+        if best is None or cost[place] < best[0]:
+            best = (float(cost[place]), cube[place])
+        if early:
             break
-        step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** (generation / max(generations - 1, 1))
-        children = _children(cube, step, generator)
-        child_errors = errors_of(children)
-        tried += len(children)
-        accepted.append(children[_within(child_errors, tolerance)])
-        cube, errors = np.concatenate([cube, children]), np.concatenate([errors, child_errors])
-        cost = np.concatenate([cost, _cost(child_errors)])
-    winner = int(np.argmin(cost))
-    chosen = space.assignments(cube[winner : winner + 1])
-    predicted = price(chosen)
-    relative = {row: float(predicted[row][0]) / targets[row] - 1 for row in rows}
-    worst = max((abs(error) for error in relative.values()), default=0.0)
-    return Found(
-        values={key: float(value[0]) for key, value in chosen.items()},
-        rows={row: float(value[0]) for row, value in predicted.items()}, errors=relative, worst=worst,
-        exists=worst <= tolerance and bound > 0, accepted=np.concatenate(accepted), tried=tried, stopped_early=early,
-    )  # fmt: skip
+    assert best is not None, f"{restarts} restarts"
+    return job.found(job.sent_home(best[1]), early)
 
 
-def _within(errors: Floats, tolerance: float) -> NDArray[np.bool_]:
-    return np.asarray(np.all(np.abs(np.expm1(errors)) <= tolerance, axis=1))
+class _Search:
+    """Targets and what was met on the way."""
+
+    def __init__(
+        self, space: Space, price: PriceOf, targets: Mapping[str, float], limits: Mapping[str, float], tolerance: float
+    ) -> None:
+        self.space, self.price, self.targets, self.limits, self.tolerance = space, price, targets, limits, tolerance
+        self.goal = np.log(np.array(list(targets.values())))
+        self.home = space.defaults()[0]
+        self.tried = 0
+        self.accepted: list[Floats] = []
+
+    def errors(self, cube: Floats) -> tuple[Floats, Floats]:
+        """predicted / published - 1, [C, rows]; and how far limits are exceeded, as a logarithm [C]."""
+        values = self.price(self.space.assignments(cube))
+        excess = np.zeros(len(cube))
+        for row, limit in self.limits.items():
+            excess = np.maximum(excess, np.log(np.maximum(values[row] / limit, 1.0)))
+        logs = np.stack([np.log(np.maximum(values[row], SMALL)) for row in self.targets], axis=1) - self.goal
+        return np.asarray(np.expm1(np.where(np.isfinite(logs), np.minimum(logs, 50.0), 50.0))), excess
+
+    def cost(self, cube: Floats) -> Floats:
+        """[C], and keeps what is within the tolerance."""
+        errors, excess = self.errors(cube)
+        self.tried += len(cube)
+        self.accepted.append(cube[np.all(np.abs(errors) <= self.tolerance, axis=1) & (excess <= 0)])
+        logs = np.abs(np.log1p(np.maximum(errors, -1 + SMALL)))
+        bound = np.log1p(INSIDE * self.tolerance)
+        beyond = np.concatenate([np.maximum(logs - bound, 0.0), excess[:, None]], axis=1)
+        far = np.abs(self.space.snapped(cube) - self.home).mean(axis=1)
+        return np.asarray(np.where(beyond.max(axis=1) > 0, 10 + beyond.max(axis=1) + 0.2 * beyond.mean(axis=1), far))
+
+    def sent_home(self, place: Floats) -> Floats:
+        """The place with every unknown at its default that can be there, the nearest first."""
+        place = self.space.snapped(place[None])[0]
+        cost = float(self.cost(place[None])[0])
+        for number in np.argsort(np.abs(place - self.home), kind="stable"):
+            other = place.copy()
+            other[number] = self.home[number]
+            other_cost = float(self.cost(other[None])[0])
+            if other_cost <= cost:
+                place, cost = other, other_cost
+        return place
+
+    def found(self, place: Floats, early: bool) -> Found:
+        chosen = self.space.assignments(place[None])
+        rows = {row: float(value[0]) for row, value in self.price(chosen).items()}
+        errors = {row: rows[row] / target - 1 for row, target in self.targets.items()}
+        worst = max(abs(error) for error in errors.values())
+        ways = np.abs(place - self.home)
+        order = [number for number in np.argsort(-ways, kind="stable") if ways[number] > 1e-9]
+        kept = all(rows[row] <= limit for row, limit in self.limits.items())
+        return Found(
+            values={key: float(value[0]) for key, value in chosen.items()}, rows=rows, errors=errors, worst=worst,
+            exists=kept and worst <= self.tolerance,
+            moved={self.space.keys[number]: float(ways[number]) for number in order},
+            accepted=np.concatenate(self.accepted), tried=self.tried, stopped_early=early,
+        )  # fmt: skip
 
 
-def _cost(errors: Floats) -> Floats:
-    return np.asarray(np.abs(errors).max(axis=1) + 0.1 * np.sqrt((errors**2).mean(axis=1)))
-
-
-def _children(parents: Floats, step: float, generator: np.random.Generator) -> Floats:
-    """Moved copies of every parent: some unknowns by normal steps, reflected at the ends; now and then anew."""
+def _children(parents: Floats, step: float, home: Floats, generator: np.random.Generator) -> Floats:
+    """Moved copies of every parent: some unknowns by normal steps, reflected at the ends; some home, some anew."""
     children = np.repeat(parents, CHILDREN, axis=0)
     shape = children.shape
     changed = generator.random(shape) < generator.choice([0.1, 0.3, 1.0], size=(shape[0], 1))
-    moved = children + step * generator.standard_normal(shape) * changed
-    moved = np.abs(moved)
+    moved = np.abs(children + step * generator.standard_normal(shape) * changed)
     moved = 1.0 - np.abs(1.0 - moved)
-    anew = generator.random(shape) < 0.02
-    return np.asarray(np.clip(np.where(anew, generator.random(shape), moved), 0.0, 1.0))
+    chance = generator.random(shape)
+    moved = np.where(chance < ANEW, generator.random(shape), moved)
+    moved = np.where(chance > 1 - BACK, home, moved)
+    return np.asarray(np.clip(moved, 0.0, 1.0))
 
 
 def conflicts(
-    space: Space, price: PriceOf, targets: Mapping[str, float], *, tolerance: float = 0.10, generations: int = 25,
-    seed: int = 0, limit_s: float = 20.0, advance: Callable[[], None] = lambda: None,
+    space: Space, price: PriceOf, targets: Mapping[str, float], *, limits: Mapping[str, float] | None = None,
+    tolerance: float = 0.10, seed: int = 0, limit_s: float = 20.0, advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:  # fmt: skip
     """For every row, the worst error of the others when the search leaves it out: below the tolerance, this row alone
     stands against the others."""
     found = {}
     for row in targets:
         others = {name: value for name, value in targets.items() if name != row}
-        found[row] = search(space, price, others, tolerance=tolerance, generations=generations, seed=seed,
-                            limit_s=limit_s / len(targets), advance=advance).worst  # fmt: skip
+        found[row] = search(
+            space, price, others, limits=limits, tolerance=tolerance, generations=GENERATIONS // 2, restarts=1,
+            seed=seed, limit_s=limit_s / len(targets), advance=advance,
+        ).worst  # fmt: skip
     return found
