@@ -46,6 +46,9 @@ class RealDivisions(dict):
             dtype=torch.float32, device=torch.device("cpu"),
         )  # fmt: skip
 
+    def __bool__(self) -> bool:
+        return True  # empty at first, but never without parts
+
     def get(self, indices: tuple[int, ...], default: object = None) -> Sequence[Part] | None:  # type: ignore[override]
         if not indices:
             return None

@@ -75,10 +75,15 @@ def settings_of(values: Mapping[str, Any]) -> RunSettings:
 
 
 def data_counts(store: Any) -> DataCounts:
-    """Counts of an opened store (``janus.data.store.StructureStore``), elements included."""
+    """Counts of an opened store (``janus.data.store.StructureStore``), with elements and cells."""
+    arrays = store.arrays
     return DataCounts(
         path=str(store.path), fingerprint=str(store.fingerprint), atoms=store.num_atoms, edges=store.num_edges,
-        bonds=store.num_bonds, angles=store.num_angles, elements=ElementCounts.from_dense(*store.element_counts()),
+        bonds=store.num_bonds, angles=store.num_angles, cell=arrays["cell"], periodic=arrays["pbc"],
+        elements=ElementCounts(
+            end=arrays["composition_end"], element=arrays["composition_element"], atoms=arrays["composition_atoms"],
+            edges=arrays["composition_edges"],
+        ),
     )  # fmt: skip
 
 

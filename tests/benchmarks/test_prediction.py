@@ -142,6 +142,16 @@ def test_what_only_a_run_knows_is_what_the_trainers_code_gives(store):
     assert sum(part.boundary for part in parts) == sum(part.counts.ghosts for part in parts) > 0
 
 
+def test_the_predictor_is_told_the_real_parts(store, tmp_path, small_models):
+    case = measured_case(2, "graph 2", [1.0], data=UNEVEN, parallel={"unit": 2, "graph_degree": 2})
+    predictor = Predictor(load_machine(write_host(tmp_path / "host.toml")), {UNEVEN: str(store.path)})
+    work = predictor.work(case, 0, "exact")
+    [(indices, parts)] = predictor._divisions_of(case, 2).items()
+    assert len(indices) == prediction_cases.BATCH
+    assert [rank.micro_batches[0].counts.ghosts for rank in work.ranks] == [part.counts.ghosts for part in parts]
+    assert [rank.micro_batches[0].counts.edges for rank in work.ranks] == [part.counts.edges for part in parts]
+
+
 def measured_case(ranks: int, name: str, seconds: list[float], data: str = EQUAL, **case) -> Measured:
     steps = tuple(
         {"step": number, "step_s": step_s, "phase_s": {"FE": [0.25 * step_s], "BF_BE": [0.5 * step_s]}}
