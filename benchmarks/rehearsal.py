@@ -157,7 +157,7 @@ def rehearsed_rank(job: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     shares, rank = choose_rank(everything, job["rank"])
     found = Rehearsal(everything, shares, rank, CPU).run()
-    document = document_of(config, [everything], [found], {}, connect(device="cpu"))
+    document = document_of(config, everything, found, None, {}, connect(device="cpu"))
     return {"rank": rank, "document": document, "compute_s": found.typical.compute_s, "traffic": found.typical.traffic,
             "cpu_s": statistics.median(step.cpu_s for step in found.steps),
             "allocated_bytes": found.memory["step_peak_allocated_bytes"],

@@ -46,15 +46,12 @@ def rehearsed(case: real.Case, rank: int) -> Rehearsed:
 # layouts of one, two and three axes, both families; ranks with and without work
 COMPARED = {
     "data": [1],
-    "shard": [0, 1],
     "shard, replicas without work": [3],
     "graph in half the unit": [0, 3],
     "expert, weights": [2],
     "graph and expert": [1],
-    "shard and expert, weights kept": [3],
-    "all three, recomputed": [0, 3],
-    "lent experts beside shards": [1],
-    "few lent experts freed": [0, 1],
+    "all three, recomputed": [3],
+    "few lent experts freed": [0],
 }
 
 

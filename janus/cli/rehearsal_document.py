@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from janus.parallel.communication import Communicator
     from janus.rehearse import RehearsalJob, Rehearsed
 
+DEPTH = ("num_blocks", "micro_batches", "is_finite", "building_s", "loading_s", "memory", "flops", "steps", "step")
+
 
 def counts_of(row: dict[str, Any]) -> Counts:
     """Rows of a micro-batch as ``Rehearsed.micro_batches`` has them."""
@@ -40,19 +42,18 @@ def settings_of(config: TrainConfig) -> RunSettings:
 
 
 def document_of(
-    config: TrainConfig, jobs: list[RehearsalJob], found: list[Rehearsed], data: dict[str, Any],
+    config: TrainConfig, job: RehearsalJob, found: Rehearsed, fewer: dict[str, Any] | None, data: dict[str, Any],
     communicator: Communicator,
 ) -> dict[str, Any]:  # fmt: skip
-    """The deepest rehearsal, the other one inside, what was drawn out of both. config: of the whole model; data: where
-    the structures of the step come from.
+    """A rehearsal, the one of fewer blocks inside (``depth_of``), what was drawn out of both. config: of the whole
+    model; data: where the structures of the step come from.
     """
     import torch
 
     from janus.train.provenance import describe
 
-    deepest = found[0]
-    shares = deepest.shares
-    own = shares.work[shares.layout.coordinates(deepest.rank).data]
+    shares = found.shares
+    own = shares.work[shares.layout.coordinates(found.rank).data]
     provenance = describe(communicator)
     document = {
         "schema": SCHEMA,
@@ -63,19 +64,24 @@ def document_of(
         "model": to_mapping(config.model),
         "layout": shares.layout.to_mapping(),
         "layout_name": shares.layout.describe(),
-        "rank": deepest.rank,
+        "rank": found.rank,
         "settings": to_mapping(settings_of(config)),
-        "with_optimizer": jobs[0].with_optimizer,
+        "with_optimizer": job.with_optimizer,
         "data": data,
         "work": {
             "rank": float(own), "mean": float(shares.work.mean()), "largest": float(shares.work.max()),
             "smallest": float(shares.work.min()), "groups": len(shares.work),
         },
-        **_of_depth(jobs[0], deepest),
-        "fewer_blocks": _of_depth(jobs[1], found[1]) if len(found) > 1 else None,
+        **_of_depth(job, found),
+        "fewer_blocks": fewer,
     }  # fmt: skip
     document["drawn_out"] = _drawn_out(document, config.model.num_blocks)
     return document
+
+
+def depth_of(document: dict[str, Any]) -> dict[str, Any]:
+    """What depends on the number of blocks."""
+    return {name: document[name] for name in DEPTH}
 
 
 def _of_depth(job: RehearsalJob, found: Rehearsed) -> dict[str, Any]:

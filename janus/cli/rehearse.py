@@ -7,9 +7,11 @@ It owns the request and the order of things; not the rehearsing (``janus/rehears
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -86,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("rehearsal.json"), metavar="FILE.json",
                         help="file to write (default rehearsal.json)")  # fmt: skip
     parser.add_argument("--replay", metavar="MACHINE", help="play it at once on a machine (name or file)")
+    parser.add_argument("--one-depth", action="store_true", help=argparse.SUPPRESS)  # nothing is drawn out
     _add_replay_options(parser)
     return parser
 
@@ -177,13 +180,13 @@ def main(arguments: list[str]) -> int:
     request = read_request(arguments)
     if find_launcher(os.environ) != "single":
         raise UserError("a rehearsal is one process: start it without mpiexec, srun or torchrun")
-    document = rehearse(request)
+    document = rehearse(request, arguments)
     _write(request.options.out, document)
     if not request.options.json:
         from janus.cli.rehearsal_tables import print_rehearsal
 
         print_rehearsal(document, request.options.out)
-    if request.options.replay is not None:
+    if request.options.replay is not None and not request.options.one_depth:
         from perfmodel.rehearsal import rehearsal_of
 
         document["replay"] = _replay_document(rehearsal_of(document), request.options, request.options.replay)
@@ -201,11 +204,14 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         raise UserError(f"--out: {path} cannot be written ({error.strerror}): name another file") from None
 
 
-def rehearse(request: Request) -> dict[str, Any]:
-    """Build, run and describe: the content of rehearsal.json. Raises UserError before anything large is built."""
+def rehearse(request: Request, arguments: list[str]) -> dict[str, Any]:
+    """Build, run and describe: the content of rehearsal.json. Raises UserError before anything large is built.
+
+    arguments: the request as it was written, for the other depth of a rehearsal of fewer blocks.
+    """
     import torch
 
-    from janus.cli.rehearsal_document import document_of
+    from janus.cli.rehearsal_document import depth_of, document_of
     from janus.parallel.communication import connect
     from janus.train.progress import ProgressLine
     from janus.train.session import set_matmul_precision, set_threads
@@ -216,31 +222,36 @@ def rehearse(request: Request) -> dict[str, Any]:
     set_matmul_precision(config.run.tf32)
     torch.manual_seed(config.run.seed)
     subset = _training(config, communicator)
-    depths = _depths(config, options.blocks)
-    jobs = [_job(replace(config, model=replace(config.model, num_blocks=depth)), request, subset) for depth in depths]
-    ready: Rehearsal | None = None
-    found = []
-    with ProgressLine("rehearsing", sum(job.num_steps for job in jobs)) as progress:
-        done = 0
-        for job in jobs:
-            progress.say(f"building the micro-batches of a rank of {request.layout.world_size}")
-            ready = _prepared(job, options, communicator)
-            found.append(ready.run(progress.say, lambda number, before=done: progress.advance(before + number)))
-            done += job.num_steps
-            ready = None
-            gc.collect()  # hooks and graphs hold each other: the next depth needs the memory
+    deepest = min(options.blocks or config.model.num_blocks, config.model.num_blocks)
+    job = _job(replace(config, model=replace(config.model, num_blocks=deepest)), request, subset)
+    with ProgressLine("rehearsing", job.num_steps) as progress:
+        progress.say(f"building the micro-batches of a rank of {request.layout.world_size}")
+        ready = _prepared(job, options, communicator)
+        fewer = None
+        if 1 < deepest < config.model.num_blocks and not options.one_depth:
+            progress.say(f"rehearsing {deepest - 1} blocks first, in a process of their own")
+            fewer = depth_of(_rehearsed_apart(arguments, deepest - 1, ready.rank))
+        found = ready.run(progress.say, progress.advance)
     data = {
         "path": str(config.data.path), "fingerprint": subset.store.fingerprint, "step": options.step,
-        "structures": len(jobs[0].batch), "drawn": _batch(config, subset, options.step)[1],
+        "structures": len(job.batch), "drawn": _batch(config, subset, options.step)[1],
     }  # fmt: skip
-    return document_of(config, jobs, found, data, communicator)
+    return document_of(config, job, found, fewer, data, communicator)
 
 
-def _depths(config: TrainConfig, blocks: int | None) -> list[int]:
-    """Numbers of blocks to rehearse, the deepest first: one of the whole model, two to draw a line through."""
-    if blocks is None or blocks == config.model.num_blocks:
-        return [config.model.num_blocks]
-    return [blocks, blocks - 1] if blocks > 1 else [1]
+def _rehearsed_apart(arguments: list[str], blocks: int, rank: int) -> dict[str, Any]:
+    """The same rehearsal with other blocks by another process, which leaves no memory behind: what it wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rehearsal.json"
+        words = [*arguments, "--blocks", str(blocks), "--rank", str(rank), "--out", str(out), "--one-depth"]
+        done = subprocess.run(
+            [sys.executable, "-m", "janus", "rehearse", *words], stdout=subprocess.DEVNULL, check=False
+        )
+        if done.returncode:
+            raise UserError(
+                f"the rehearsal of {blocks} blocks ended with exit code {done.returncode} (its message is above)"
+            )
+        return json.loads(out.read_text(encoding="utf-8"))
 
 
 def _training(config: TrainConfig, communicator: Communicator) -> Subset:
