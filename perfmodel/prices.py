@@ -37,6 +37,11 @@ ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "all_reduce": ("ring", "rabenseifner", "recursive_doubling"),
 }
 LONGEST_RING = 1024
+# Seconds that a collective between computations takes beyond one that follows another at once: threads are woken, and
+# where ranks share cores those that it waits for must get their turn (a group of all ranks; less for smaller ones). By
+# transport, with a core for every rank and without. Measured with 1 to 3 ms of computing between all-to-alls on one
+# host of 2 cores, that of MPI without a core for every rank on steps of its layouts; assumed elsewhere
+MEETING_S = {"gloo": (3.5e-4, 2e-3), "mpi": (5e-5, 3e-4), "nccl": (0.0, 0.0)}
 # Ranks whose groups stand for all groups of consecutive ranks: further ones meet the same links elsewhere
 NEIGHBOURING_RANKS = 4096
 
@@ -93,7 +98,8 @@ class Prices(ABC):
 
 
 class HostPrices(Prices):
-    """Of a calibrated host: its measured collectives; where they are missing, ring forms of its all-reduce constants.
+    """Of a calibrated host: its measured collectives and what they take more inside a step (``MEETING_S``); where they
+    are missing, ring forms of its all-reduce constants.
 
     rates: of the filling, for the all-reduce constants.
     """
@@ -113,10 +119,16 @@ class HostPrices(Prices):
                 f"{self._transport} {collective} of {ranks} ranks in {groups} groups was not calibrated: "
                 f"{found.ranks} ranks in {found.groups} groups stand for it"
             )
-        seconds = found.seconds(sizes)
+        seconds = found.seconds(sizes) + self._meeting_s(ranks, layout.world_size)
         if found.ranks < ranks:  # more messages one after the other
             seconds = seconds * (ranks - 1) / (found.ranks - 1)
         return np.asarray(seconds)
+
+    def _meeting_s(self, ranks: int, world_size: int) -> float:
+        alone, crowded = MEETING_S[self._transport]
+        if world_size <= self._machine.devices_per_node:
+            return alone
+        return crowded * (ranks - 1) / (world_size - 1)
 
     def _ring_s(self, collective: str, ranks: int, sizes: Floats) -> Floats:
         """Ring forms: passes x (n-1) x (latency + m/n / bandwidth), two passes of an all-reduce."""

@@ -34,7 +34,7 @@ from perfmodel.play_streams import Played, play, play_shared
 from perfmodel.prices import Prices
 from perfmodel.products import PHASES
 from perfmodel.step_parts import SUM_AXES, StepParts, compute_by_batch, gradient_stages
-from perfmodel.step_time import beside_sums, filling, predicted_parts
+from perfmodel.step_time import beside_sums, bookkeeping, filling, predicted_parts
 from perfmodel.step_work import StepWork
 from perfmodel.traffic_gathers import Restorations, restorations
 from perfmodel.traffic_parameters import ROOT
@@ -93,6 +93,7 @@ def play_step(
     rates, turns, hidden, _ = filling(machine, work.layout.world_size, threads)
     by_batch = [one.sum(axis=2) for one in compute_by_batch(work, rates)]
     cast = _Cast.of(work, by_batch, noise or quiet, units)
+    parts = replace(parts, packing_s=parts.packing_s + bookkeeping(parts))
     program = _Program(work, parts, cast, details.overlap, one_stream)
     program.build()
     groups = {**represented_groups(_first_units(work.layout, cast.units), len(cast.units)),
@@ -221,7 +222,8 @@ class _Program:
 
     def build(self) -> None:
         parts = self.parts
-        self._extra("loader", parts.loader_s[0], "loader")
+        stolen_s = float(parts.loader_s[0] * (1 - parts.loader_hidden[0]))  # of the step by the loader's thread
+        self._extra("loader", stolen_s or float(parts.loader_s[0]), "loader")
         self._extra("second memory", parts.transfers_s[0], "memory")
         self._compute("outside", parts.outside_s[0])
         gathers = self._gathers_of_step()

@@ -20,14 +20,18 @@ from numpy.typing import NDArray
 
 from janus.layout import AxisName, Layout
 from perfmodel.compute_time import (
+    COMPUTE_CAUSES,
     ROWS,
     batch_seconds,
+    feature_costs,
+    features_of,
     loader_seconds,
     optimizer_seconds,
     row_matrix,
     second_coefficients,
 )
 from perfmodel.machine import Rates
+from perfmodel.model_rates import rates_of_model
 from perfmodel.prices import Prices, group_size, sizes_of
 from perfmodel.products import PHASES
 from perfmodel.step_work import RunSettings, StepWork
@@ -39,9 +43,10 @@ Floats = NDArray[np.float64]
 
 SUM_AXES: tuple[AxisName, ...] = ("shard_copies", "expert_copies", "world")
 CONTROL_SUMS, CONTROL_BYTES, NORM_BYTES = 2, 32.0, 8.0  # exit code, losses; the gradient norm: a few numbers each
-# Beside the wire: rows gathered, flattened, joined, added up. Passes over what travels, and operator calls
-PACK_PASSES = {"all_to_all": 6.0, "reduce_scatter": 3.0, "all_reduce": 3.0, "all_gather": 0.0}
-PACK_CALLS = {"all_to_all": 8.0, "reduce_scatter": 4.0, "all_reduce": 4.0, "all_gather": 4.0}
+# Beside the wire: rows gathered, flattened, joined, added up. Passes over what travels, and operator calls. Those of
+# all-to-alls and reduce-scatters are in the ranks' work (``exchange_arithmetic``); a search that has none takes these
+PACK_PASSES = {"all_to_all": 6.0, "reduce_scatter": 3.2, "all_reduce": 3.0, "all_gather": 0.0}
+PACK_CALLS = {"all_to_all": 8.0, "reduce_scatter": 50.0, "all_reduce": 4.0, "all_gather": 4.0}
 PLAN_S = 1e-3  # to place the experts of one layer: docs/parallel.md, 8 ranks, 64 experts
 _BF_BE = (PHASES.index("BF"), PHASES.index("BE"))
 
@@ -152,6 +157,18 @@ def compute_by_batch(work: StepWork, rates: Rates) -> list[Floats]:
     return np.split(seconds, ends[:-1])
 
 
+def exchange_seconds(work: StepWork, by_rank: Floats, rates: Rates) -> Floats:
+    """Seconds per phase [4] that exchanges add to the mean rank's compute: its work less that of its rows.
+
+    by_rank [ranks,4,K]: compute of the rows.
+    """
+    settings = work.settings
+    costs = feature_costs(rates_of_model(rates, work.model), ITEM_BYTES[settings.dtype]).sum(axis=1)
+    features = np.array([[features_of(rank.phases[phase]) for phase in PHASES] for rank in work.ranks])
+    kept = [COMPUTE_CAUSES.index(cause) for cause in COMPUTE_CAUSES if cause not in ("fresh memory", "batch")]
+    return np.asarray(np.maximum((features @ costs - by_rank[:, :, kept].sum(axis=2)).mean(axis=0), 0.0))
+
+
 def _coupled_groups(work: StepWork) -> list[list[int]]:
     """Places in ``work.ranks`` of the ranks that wait for each other inside a phase."""
     size = coupled_ranks(work.layout)
@@ -234,7 +251,7 @@ def _collectives(work: StepWork) -> _Collectives:
 class _Filler:
     """Fills in the parts of one step."""
 
-    def __init__(self, work: StepWork, given: Circumstances) -> None:
+    def __init__(self, work: StepWork, given: Circumstances, packing: Floats) -> None:
         self.work, self.given, self.layout = work, given, work.layout
         self.settings, self.rates = work.settings, given.rates
         self.item_bytes = ITEM_BYTES[work.settings.dtype]
@@ -242,7 +259,7 @@ class _Filler:
         self.micro_batches = max((len(rank.micro_batches) for rank in work.ranks), default=0)
         self.visits = max(1, self.micro_batches * work.model.num_blocks)
         self.values: dict[str, Floats] = {}
-        self.packing = np.zeros(len(PHASES))
+        self.packing = packing
 
     def price(self, axis: AxisName, collective: str, size: float) -> float:
         return float(self.given.prices.seconds(self.layout, axis, collective, size))
@@ -279,7 +296,6 @@ class _Filler:
             if calls:
                 scatters[place] = calls * self.price("shard", "reduce_scatter", mean)
                 scatters_cover[place] = (self.visits - self.micro_batches) / self.visits
-                self.pack(phase, "reduce_scatter", calls, mean)
         self.put("gathers_s", gathers)
         self.put("gathers_cover", gathers_cover)
         self.put("scatters_s", scatters)
@@ -293,7 +309,6 @@ class _Filler:
         for place, phase in enumerate(PHASES):
             calls, mean = self.found.get(phase, "graph", "all_to_all")
             halos[place] = calls * self.price("graph", "all_to_all", mean)
-            self.pack(phase, "all_to_all", calls, mean)
             calls, mean = self.found.get(phase, "graph", "all_reduce")
             sums[place] = calls * self.price("graph", "all_reduce", mean)
         self.put("halos_s", halos)
@@ -308,7 +323,6 @@ class _Filler:
         for place, phase in enumerate(PHASES):
             calls, mean = self.found.get(phase, "expert", "all_to_all")
             exchanges[place] = calls * self.price("expert", "all_to_all", mean)
-            self.pack(phase, "all_to_all", calls, mean)
             if self.settings.expert_strategy == "weights":  # restored one block ahead; gradients go home beside
                 cover[place] = 1.0 if self.settings.gathered_blocks != 1 else 0.0
             else:
@@ -422,7 +436,7 @@ def parts_of(work: StepWork, given: Circumstances) -> tuple[StepParts, tuple[flo
     group_s = _group_seconds(work, by_batch, groups)
     mine, everywhere = _represented_work(work, groups)
     of_groups = np.stack([by_rank[members].mean(axis=0) for members in groups])
-    filler = _Filler(work, given)
+    filler = _Filler(work, given, exchange_seconds(work, by_rank, given.rates))
     filler.put("compute_s", mean_over_job(of_groups, mine, everywhere))
     filler.put("unit_s", np.maximum(mean_over_job(group_s, mine, everywhere), filler.values["compute_s"][0].sum(-1)))
     slowest = int(np.argmax(group_s.sum(axis=1)))

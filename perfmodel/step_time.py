@@ -78,6 +78,9 @@ AXIS_OF_CAUSE = {
     "gathers": "shard", "scatters": "shard", "halos": "graph", "group sums": "graph", "exchanges": "expert",
     "small sums": "world",
 }  # fmt: skip
+# Operator calls' worth of work per call of a step: notes in place of gathered buffers, kept by autograd's hooks where
+# anything is gathered, and views of every parameter in every phase where they are sharded. Measured on one CPU
+NOTING_CALLS, SHARDING_CALLS = 0.13, 0.4
 ASSUMED_OVERLAP = 0.9  # where it was not measured, and no rank wants the cores that communicate
 ASSUMED_DEVIATION = 0.02  # of a rank's compute from step to step on machines that were not measured
 
@@ -163,7 +166,7 @@ def combine(parts: StepParts, overlap: float | Floats) -> StepSeconds:
     table = _Table(len(parts.compute_s))
     for place, cause in enumerate(COMPUTE_CAUSES):
         table.add_phases(cause, parts.compute_s[:, :, place])
-    table.add_phases("packing", parts.packing_s)
+    table.add_phases("packing", parts.packing_s + bookkeeping(parts))
     critical_s = _waits(table, parts)
     left_s = critical_s.copy()  # compute beside which nothing runs yet
     _gathers(table, parts, critical_s, left_s, efficiency)
@@ -180,6 +183,14 @@ def combine(parts: StepParts, overlap: float | Floats) -> StepSeconds:
     table.add("BF_BE", "memory tiers", np.maximum(parts.transfers_s - critical_s.sum(axis=1), 0.0))
     _loader(table, parts, critical_s)
     return StepSeconds(table=table.seconds, sums_share=shares)
+
+
+def bookkeeping(parts: StepParts) -> Floats:
+    """Seconds [C,4] in which sharded or spread parameters are put in their place and autograd keeps notes of them."""
+    launches_s = parts.compute_s[:, :, COMPUTE_CAUSES.index("launches")]
+    shards = (parts.scatters_cover > 0).any(axis=1)
+    share = np.where(shards, SHARDING_CALLS, np.where(parts.plan_s > 0, NOTING_CALLS, 0.0))
+    return np.asarray(share[:, None] * launches_s)
 
 
 def _waits(table: _Table, parts: StepParts) -> Floats:
@@ -249,12 +260,15 @@ def _loader(table: _Table, parts: StepParts, critical_s: Floats) -> None:
     shares = np.where(whole_s[:, None] > 0, critical_s / np.maximum(whole_s, np.finfo(float).tiny)[:, None], 0.0)
     table.add_phases("loader", stolen_s[:, None] * shares)
     step_s = table.seconds.sum(axis=(1, 2))
-    late_s = np.maximum(parts.loader_s * parts.loader_hidden - step_s, 0.0)
+    late_s = np.maximum(parts.loader_s * np.maximum(parts.loader_hidden, 0.0) - step_s, 0.0)
     table.add("data", "loader", late_s + np.where(whole_s > 0, 0.0, stolen_s))
 
 
 def filling(machine: Machine, world_size: int, threads: int) -> tuple[Rates, float, float, list[str]]:
-    """(rates of the ranks on a node, cores over ranks where they share them, part of the loader hidden, notes)."""
+    """(rates of the ranks on a node, cores over ranks where they share them, part of the loader hidden, notes).
+
+    The loader can cost more than its own seconds where it was measured to: what is hidden is then below 0.
+    """
     on_node = ranks_per_node(machine, world_size)
     rates, notes = rates_for(machine, on_node, threads)
     if not machine.is_calibrated_host:
@@ -262,7 +276,9 @@ def filling(machine: Machine, world_size: int, threads: int) -> tuple[Rates, flo
     cores = machine.devices_per_node / threads
     if cores < on_node < rates.ranks:  # rates of a fuller host whose ranks share cores
         rates = scaled_rates(rates, on_node / rates.ranks, on_node)
-    hidden = min(1.0, max(0.0, cores / on_node - 1))  # loader threads run on idle cores
+    idle = min(1.0, max(0.0, cores / on_node - 1))  # loader threads run on idle cores
+    felt = getattr(rates, "loader_felt", None)
+    hidden = idle if felt is None else 1.0 - felt
     return rates, min(1.0, cores / on_node), hidden, notes
 
 

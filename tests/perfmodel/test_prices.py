@@ -9,7 +9,7 @@ from janus.errors import UserError
 from janus.layout import Layout
 from perfmodel.collective_rates import CollectiveRates
 from perfmodel.machine import load_machine
-from perfmodel.prices import FabricPrices, HostPrices, group_array, group_size, prices_for, size_of, sizes_of
+from perfmodel.prices import MEETING_S, FabricPrices, HostPrices, group_array, group_size, prices_for, size_of, sizes_of
 from tests.host_machine import write_host
 
 AXES = ("shard", "graph", "expert", "shard_copies", "expert_copies", "world")
@@ -54,8 +54,12 @@ def test_a_measured_collective_is_read_as_it_is(machine):
     ))  # fmt: skip
     prices = HostPrices(measured, machine.rates[2])
     layout = Layout(unit=2, replicas=2, shard_degree=2)
-    assert prices.seconds(layout, "shard", "all_gather", [0.0, 1e6]) == pytest.approx([2e-4, 2e-4 + 2e-3])
-    assert prices.seconds(layout, "world", "all_reduce", 1e6) == pytest.approx(4e-4 + 1e-3)
+    met = MEETING_S["gloo"][1]  # four ranks share two cores
+    pairs = prices.seconds(layout, "shard", "all_gather", [0.0, 1e6])
+    assert pairs == pytest.approx([met / 3 + 2e-4, met / 3 + 2e-4 + 2e-3])
+    assert prices.seconds(layout, "world", "all_reduce", 1e6) == pytest.approx(met + 4e-4 + 1e-3)
+    roomy = HostPrices(replace(measured, devices_per_node=4), machine.rates[2])
+    assert roomy.seconds(layout, "world", "all_reduce", 1e6) == pytest.approx(MEETING_S["gloo"][0] + 4e-4 + 1e-3)
     assert not prices.notes
     eight = Layout(unit=8, shard_degree=8)
     assert prices.seconds(eight, "shard", "all_gather", 1e6) > prices.seconds(layout, "world", "all_gather", 1e6)

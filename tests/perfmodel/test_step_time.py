@@ -13,6 +13,7 @@ from janus.presets import preset
 from perfmodel.collective_rates import CollectiveRates
 from perfmodel.machine import load_machine
 from perfmodel.network.noise import Noise
+from perfmodel.prices import MEETING_S
 from perfmodel.step_parts import StepParts
 from perfmodel.step_time import (
     CAUSES,
@@ -191,7 +192,8 @@ def test_a_unit_of_one_is_data_parallel(machine):
     assert predict(work, machine).step_s == pytest.approx(of_counts.step_s)
 
 
-def test_free_links_leave_no_communication(machine):
+def test_free_links_leave_no_communication(machine, monkeypatch):
+    monkeypatch.setitem(MEETING_S, "gloo", (0.0, 0.0))
     free = with_links(with_cores(machine, 8), 0.0, math.inf)
     for layout in LAYOUTS:
         prediction = predict(work_of(layout), free)
