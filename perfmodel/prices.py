@@ -41,7 +41,7 @@ LONGEST_RING = 1024
 # where ranks share cores those that it waits for must get their turn (a group of all ranks; less for smaller ones). By
 # transport, with a core for every rank and without. Measured with 1 to 3 ms of computing between all-to-alls on one
 # host of 2 cores, that of MPI without a core for every rank on steps of its layouts; assumed elsewhere
-MEETING_S = {"gloo": (3.5e-4, 2e-3), "mpi": (5e-5, 3e-4), "nccl": (0.0, 0.0)}
+MEETING_S = {"gloo": (3.5e-4, 1.6e-3), "mpi": (5e-5, 3e-4), "nccl": (0.0, 0.0)}
 # Ranks whose groups stand for all groups of consecutive ranks: further ones meet the same links elsewhere
 NEIGHBOURING_RANKS = 4096
 
@@ -128,7 +128,7 @@ class HostPrices(Prices):
         alone, crowded = MEETING_S[self._transport]
         if world_size <= self._machine.devices_per_node:
             return alone
-        return crowded * (ranks - 1) / (world_size - 1)
+        return crowded * math.sqrt((ranks - 1) / (world_size - 1))
 
     def _ring_s(self, collective: str, ranks: int, sizes: Floats) -> Floats:
         """Ring forms: passes x (n-1) x (latency + m/n / bandwidth), two passes of an all-reduce."""
