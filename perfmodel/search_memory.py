@@ -11,13 +11,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from janus.config import ModelConfig
 from janus.layout import Layout
 from janus.placement import STRATEGIES
 from perfmodel.candidates import Candidates
 from perfmodel.live_rows import ROW_KINDS, row_vector
 from perfmodel.machine import Machine
-from perfmodel.memory import BASE_BYTES, MemoryPrediction, memory_coefficients, resident_of
+from perfmodel.memory import BASE_BYTES, MemoryPrediction, memory_coefficients
 from perfmodel.products import Counts
 from perfmodel.search_parts import Tables
 from perfmodel.step_work import RunSettings
@@ -53,14 +52,12 @@ def memory_bytes(tables: Tables, candidates: Candidates) -> Floats:
     chosen = chosen + np.maximum(count - 2, 0)[:, None, None] * several[recompute]
     chosen = chosen + (some["graph_degree"] > 1)[:, None, None] * divided[recompute]
     rows = np.hstack([batch[batch_of, 1:], np.ones((len(some), 1))])
-    peak = np.einsum("kmr,kr->km", chosen, rows).max(axis=1)
-    allocated = resident_of(peak) if computes_on_cores(tables.job.machine) else peak
-    return (BASE_BYTES + np.asarray(allocated))[which]
+    return np.asarray((BASE_BYTES + np.einsum("kmr,kr->km", chosen, rows).max(axis=1))[which])
 
 
 def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats]:
     """Bytes per row of every moment, the constant last, with one and with two micro-batches [S,2,moments,rows + 1]."""
-    model, dtype = tables.job.model, tables.job.dtype
+    dtype = tables.job.dtype
     first, which = some.keys(STATES)
     found = []
     for k in first.tolist():
@@ -71,7 +68,7 @@ def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats
         )  # fmt: skip
         replicas = 2 if int(some["world_size"].max()) > math.lcm(shard, expert) else 1
         layout = Layout(unit=math.lcm(shard, expert), replicas=replicas, shard_degree=shard, expert_degree=expert)
-        found.append([_moments(model, layout, settings, number) for number in (1, 2)])
+        found.append([_moments(tables, layout, settings, number) for number in (1, 2)])
     most = max(len(one) for pair in found for one in pair)
     padded = np.zeros((len(found), 2, most, len(ROW_KINDS) + 1))
     for number, pair in enumerate(found):
@@ -80,8 +77,10 @@ def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats
     return which, padded
 
 
-def _moments(model: ModelConfig, layout: Layout, settings: RunSettings, micro_batches: int) -> Floats:
-    return memory_coefficients(model, layout, settings, micro_batches=micro_batches).totals
+def _moments(tables: Tables, layout: Layout, settings: RunSettings, micro_batches: int) -> Floats:
+    """Bytes of every moment per row, the constant last: resident ones on cores, else allocated ones."""
+    found = memory_coefficients(tables.job.model, layout, settings, micro_batches=micro_batches)
+    return found.resident_totals if computes_on_cores(tables.job.machine) else found.totals
 
 
 def _per_batch_and_division(tables: Tables) -> tuple[Floats, Floats]:
@@ -89,13 +88,13 @@ def _per_batch_and_division(tables: Tables) -> tuple[Floats, Floats]:
 
     The same at every moment that has it, whatever is sharded or spread; [2, 1, rows + 1] each.
     """
-    model, several, divided = tables.job.model, [], []
+    several, divided = [], []
     for recompute in (False, True):
         settings = RunSettings(dtype=tables.job.dtype, recompute=recompute)
         plain, graph = Layout(replicas=2), Layout(unit=2, graph_degree=2)
-        two, three = (_moments(model, plain, settings, number) for number in (2, 3))
+        two, three = (_moments(tables, plain, settings, number) for number in (2, 3))
         several.append((three - two).max(axis=0, keepdims=True))
-        divided.append(np.maximum(_moments(model, graph, settings, 2) - two, 0.0).max(axis=0, keepdims=True))
+        divided.append(np.maximum(_moments(tables, graph, settings, 2) - two, 0.0).max(axis=0, keepdims=True))
     return np.stack(several), np.stack(divided)
 
 

@@ -28,6 +28,7 @@ from perfmodel.dataset import DataCounts, sample_batches
 from perfmodel.machine import Machine, Rates
 from perfmodel.network.noise import Noise
 from perfmodel.prices import Prices, group_size, prices_for
+from perfmodel.search_packing import ExchangeFeatures
 from perfmodel.search_rows import GroupRows, HaloTable, Routing, Routings, SharedData, halo_table, halo_traffic
 from perfmodel.slowest import expected_slowest
 from perfmodel.step_parts import (
@@ -39,6 +40,7 @@ from perfmodel.step_parts import (
     PLAN_S,
     SUM_AXES,
     StepParts,
+    cover_of_sums,
     gradient_stages,
 )
 from perfmodel.step_time import ASSUMED_DEVIATION, filling, overlap_of
@@ -323,11 +325,14 @@ class Pricing:
 
     def compute(self) -> None:
         names = ["world_size", "graph_degree", "coupled", "cap", "recompute", "expert_degree", "expert_strategy"]
-        mean, unit, slowest, self.three_body, self.shared = self.once(names, self._compute)
+        mean, unit, slowest, self.three_body, self.shared, rows, moved = self.once(names, self._compute)
         self.values |= {"compute_s": mean, "unit_s": unit, "slowest_s": slowest}
+        self.exchange_work(rows, moved)
 
     def _compute(self, some: Candidates) -> list[Floats]:
-        """compute_s [K,4,causes], unit_s, slowest_s [K,4], and what runs beside halos and exchanges [K,4]."""
+        """compute_s [K,4,causes], unit_s, slowest_s [K,4], what runs beside halos and exchanges [K,4], rows of the mean
+        rank [K,R], its rows and weights that move in all [K,2].
+        """
         rows = self._rank_rows(some)
         seconds = np.zeros((len(some), len(RANK_ROWS), len(PHASES), len(COMPUTE_CAUSES)))
         three_body, shared = np.zeros((2, len(some), len(PHASES)))
@@ -341,7 +346,42 @@ class Pricing:
                 by_row = coefficients.sum(axis=2)
                 three_body[mine], shared[mine] = self._beside(rows[mine, 0], by_row, rates, recompute)
         mean, unit, slowest = seconds[:, 0], seconds[:, 1].sum(axis=-1), seconds[:, 2].sum(axis=-1)
-        return [mean, np.maximum(unit, mean.sum(axis=-1)), slowest, three_body, shared]
+        return [mean, np.maximum(unit, mean.sum(axis=-1)), slowest, three_body, shared, rows[:, 0], self._moved(some)]
+
+    def _moved(self, some: Candidates) -> Floats:
+        """Token rows and numbers of weights that move, of the mean rank's step [K,2]."""
+        moved = np.zeros((len(some), 2))
+        for k in np.flatnonzero(some["expert_degree"] > 1).tolist():
+            routing, row = self._routing(some, k), self.group_rows[int(some["number"][k]), 0]
+            tokens = np.array([row[3], row[2]]) / some["graph_degree"][k]
+            moved[k, 0] = (routing.moved_rows * tokens / np.maximum(routing.tokens, 1e-9)).sum()
+            moved[k, 1] = routing.moved_weights * self.model.num_blocks * row[0]
+        return moved
+
+    def exchange_work(self, rows: Floats, moved: Floats) -> None:
+        """What exchanges add to the mean rank's own work (``exchange_arithmetic``) [C,4], as packing."""
+        added = ExchangeFeatures(self.model, self.job.dtype)
+        m, number = self.group_rows[:, 0, 0], self.candidates
+        result = np.zeros_like(self.packing)
+        columns = ["world_size", "recompute", "expert_degree", "expert_compression"]
+        first, which = number.keys(columns)
+        for kind, k in enumerate(first.tolist()):
+            mine = np.flatnonzero(which == kind)
+            world, recompute, expert, compressed = (int(number[name][k]) for name in columns)
+            costs = added.costs(self.tables.filling(world).rates)
+            divided, sharded = number["graph_degree"][mine] > 1, number["shard_degree"][mine] > 1
+            if divided.any():
+                fixed, per_row = (features @ costs for features in added.divided(bool(recompute)))
+                result[mine] += divided[:, None] * (m[mine, None] * fixed + rows[mine] @ per_row)
+            if expert > 1:
+                fixed, row, weight = (
+                    features @ costs for features in added.spread(expert, bool(recompute), bool(compressed))
+                )
+                result[mine] += m[mine, None] * fixed + moved[mine, :1] * row + moved[mine, 1:] * weight
+            if sharded.any():
+                fixed = added.sharded(expert > 1, bool(recompute)) @ costs
+                result[mine] += (sharded * m[mine])[:, None] * fixed
+        self.packing += np.maximum(result, 0.0)
 
     def _rank_rows(self, some: Candidates) -> Floats:
         """Rows of every kind (``ROWS``) of mean, coupled and slowest ranks, summed over micro-batches [K,3,R]."""
@@ -451,7 +491,6 @@ class Pricing:
         number[:, BF] = sharded * m * num_blocks * self.candidates["recompute"]
         scatters[:, BE], scatters_0[:, BE] = number[:, BE] * scatter[:, 3], number[:, BE] * scatter_0[:, 3]
         scatters[:, BF], scatters_0[:, BF] = number[:, BF] * scatter[:, 2], number[:, BF] * scatter_0[:, 2]
-        self.pack("reduce_scatter", number, sizes[:, [2, 2, 2, 3]])
         last = np.minimum(m * scatter[:, 0], scatters[:, BE])
         self.values |= {
             "scatters_s": scatters, "last_scatter_s": last,
@@ -466,7 +505,7 @@ class Pricing:
         traffic = [halo_traffic(self.model, recompute=recompute, dtype=self.job.dtype) for recompute in (False, True)]
 
         def work_out(some: Candidates) -> list[Floats]:
-            """Of one micro-batch: calls, mean sizes, seconds, latencies, and of the sums [K,4] each."""
+            """Of one micro-batch: calls, seconds, latencies, and of the sums [K,4] each."""
             places = some["number"]
             group, ratio = self.group_rows[places, 1], self.halo_ratios[places, 1]
             each = group[:, 1:] / np.maximum(group[:, :1], 1e-9)  # structures, atoms, edges, bonds, angles
@@ -478,12 +517,11 @@ class Pricing:
             sizes = np.where(divided[:, None], sent / np.maximum(calls, 1) * factor[:, None], 0.0)
             halo, halo_0 = self.price(some, "graph", "all_to_all", sizes)
             sums, sums_0 = self.price(some, "graph", "all_reduce", GROUP_SUM_BYTES * each[:, :1])
-            return [calls * divided[:, None], sizes, halo, halo_0, sums, sums_0]
+            return [calls * divided[:, None], halo, halo_0, sums, sums_0]
 
         names = [*SHAPE, "graph_degree", "coupled", "cap", "recompute"]
-        calls, sizes, halo, halo_0, sums, sums_0 = self.once(names, work_out)
+        calls, halo, halo_0, sums, sums_0 = self.once(names, work_out)
         number = calls * self.micro_batches[:, None]
-        self.pack("all_to_all", number, sizes)
         times = np.zeros(4)
         times[[FF, BF]] = 1.0
         self.values |= {
@@ -500,9 +538,8 @@ class Pricing:
             return
         names = [*SHAPE, "graph_degree", "expert_degree", "expert_strategy", "expert_compression", "gathered_blocks",
                  "recompute", "cap"]  # fmt: skip
-        number, sizes, seconds, latency, gathered, gathered_0 = self.once(names, self._exchanges)
+        number, seconds, latency, gathered, gathered_0 = self.once(names, self._exchanges)
         m = self.micro_batches[:, None]
-        self.pack("all_to_all", m * number, sizes)
         weights = self.candidates["expert_strategy"] == STRATEGIES.index("weights")
         self.values |= {
             "exchanges_s": m * number * seconds,
@@ -514,7 +551,7 @@ class Pricing:
         self.latency |= {"exchanges_s": m * number * latency, "composition_s": self.micro_batches * gathered_0}
 
     def _exchanges(self, some: Candidates) -> list[Floats]:
-        """Of one micro-batch: calls [K,4], mean sizes [K,4], seconds and latency of one, composition's gather [K]."""
+        """Of one micro-batch: calls, seconds and latency of one [K,4], the composition's gather and its latency [K]."""
         calls, sent = np.zeros((2, len(some), len(PHASES)))
         known: dict[tuple[int, int, int], Floats] = {}
         restored: dict[int, tuple[float, float]] = {}
@@ -543,7 +580,7 @@ class Pricing:
         sizes = sent / np.maximum(calls, 1e-9) * factor[:, None]
         seconds, latency = self.price(some, "expert", "all_to_all", sizes)
         composition = (degree * 2 * self.model.num_elements * COUNT_BYTES).astype(float)
-        return [calls, sizes, seconds, latency, *self.price(some, "expert", "all_gather", composition)]
+        return [calls, seconds, latency, *self.price(some, "expert", "all_gather", composition)]
 
     def sums(self) -> None:
         """Sums of gradients over the copies, of the norm, and the small ones."""
@@ -553,38 +590,40 @@ class Pricing:
             return [np.array(column) for column in zip(*rows, strict=True)]
 
         names = [*SHAPE, "shard_degree", "expert_degree", "expert_strategy"]
-        sums, sums_0, last, last_0, number, norm, control, packed = self.once(names, work_out)
+        sums, sums_0, last, last_0, number, cover, norm, control, packed = self.once(names, work_out)
         self.packing[:, BE] += packed[:, 0] / self.plain_bytes_per_s + packed[:, 1] * self.op_s
         share = np.maximum(number - 1, 0) / np.maximum(number, 1)
         self.values |= {
-            "sums_s": sums, "last_sum_s": last, "sums_cover": share / np.maximum(self.micro_batches, 1),
+            "sums_s": sums, "last_sum_s": last, "sums_cover": cover / np.maximum(self.micro_batches, 1),
             "pipelined": np.zeros(len(share)) if self.job.clips else share, "norm_s": norm, "control_s": control,
         }  # fmt: skip
         self.latency |= {"sums_s": sums_0, "last_sum_s": last_0, "norm_s": norm, "control_s": control}
 
     def _sums_of(self, some: Candidates, k: int) -> tuple[object, ...]:
-        """sums_s and latency [3], last sum and latency, stages, norm, control, bytes passed and calls of packing."""
+        """sums_s and latency [3], last sums and latency, stages, cover, norm, control, bytes and calls of packing."""
         layout = some.layout(k)
         sums, sums_0, packed = np.zeros(len(SUM_AXES)), np.zeros(len(SUM_AXES)), np.zeros(2)
         if layout.world_size == 1:
-            return sums, sums_0, 0.0, 0.0, 1, 0.0, 0.0, packed
+            return sums, sums_0, 0.0, 0.0, 1, 0.0, 0.0, 0.0, packed
         stages = self.tables.stages(layout.shard_degree, layout.expert_degree, int(some["expert_strategy"][k]))
         transport = some.transport(k)
         last = last_0 = 0.0
         for place, axis in enumerate(SUM_AXES):
             sizes = np.array([size for name, size, _ in stages if name == axis])
+            late = np.array([block <= 0 for name, _, block in stages if name == axis])
             if len(sizes) and group_size(layout, axis) > 1:
                 asked = np.concatenate([[NOTHING_BYTES], sizes])
                 found = self.tables.seconds(transport, layout, axis, "all_reduce", asked)
                 least = np.minimum(found[0], found[1:])
                 sums[place], sums_0[place] = found[1:].sum(), least.sum()
-                last, last_0 = last + float(found[-1]), last_0 + float(least[-1])
+                last, last_0 = last + float(found[1:][late].sum()), last_0 + float(least[late].sum())
                 if axis != "shard_copies":
                     packed += PACK_PASSES["all_reduce"] * sizes.sum(), PACK_CALLS["all_reduce"] * len(sizes)
         number = max((sum(name == axis for name, _, _ in stages) for axis in SUM_AXES), default=1)
         norm = float(self.tables.seconds(transport, layout, "world", "all_reduce", np.array([NORM_BYTES]))[0])
         small = self.tables.seconds("gloo", layout, "world", "all_reduce", np.array([CONTROL_BYTES]))[0]
-        return sums, sums_0, last, last_0, number, norm, CONTROL_SUMS * float(small), packed
+        cover = cover_of_sums(stages, self.model.num_blocks)
+        return sums, sums_0, last, last_0, number, cover, norm, CONTROL_SUMS * float(small), packed
 
     # what a rank does beside the phases
 

@@ -271,7 +271,8 @@ class Routing:
     """Where the tokens of one typical micro-batch are computed, over an expert group of e ranks.
 
     tokens [2]: edges, atoms of the mean rank; load [2]: of the fullest rank over the mean; called [2]: experts with
-    rows, mean; plans: of the two layers of a block; fullest: the rank that sends most.
+    rows, mean; plans: of the two layers of a block; fullest: the rank that sends most. moved_rows [2]: handed out by
+    the mean rank, itself included; moved_weights: numbers that arrive on it, both layers of one block.
     """
 
     tokens: Floats
@@ -279,6 +280,8 @@ class Routing:
     called: Floats
     plans: tuple[ExpertPlan, ...]
     fullest: int
+    moved_rows: Floats
+    moved_weights: float
 
     def exchange(self, model: ModelConfig, item_bytes: int, *, recompute: bool, compressed: bool) -> Floats:
         """All-to-alls of one block and micro-batch by phase [4,3]: calls, bytes of token rows, of weights' gradients.
@@ -348,6 +351,11 @@ class Routings:
             load=loads.max(axis=1) / np.maximum(loads.mean(axis=1), 1e-30),
             called=np.array([plan.computed.sum(axis=1).mean() for plan in plans]), plans=plans,
             fullest=int(sent.argmax()),
+            moved_rows=np.array([plan.rows.sum(axis=1).mean() for plan in plans]) * (STRATEGIES[strategy] == "tokens"),
+            moved_weights=sum(
+                float(plan.restored.sum(axis=1).mean()) * expert_shape(self._model, layer, 1).num_weights
+                for plan, layer in zip(plans, LAYERS, strict=True) if plan.moves_weights
+            ),
         )  # fmt: skip
 
     def _tokens(self, groups: list[list[int]], graph: int, expert: int) -> tuple[NDArray, NDArray]:

@@ -276,11 +276,13 @@ def _print_front(console: Any, content: dict[str, Any]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from perfmodel.questions import hours
+
     table = Table(title="what nothing beats in time, memory and node-hours (as searched)", box=SIMPLE_HEAD)
     for heading in ("nodes", "run", "node-hours", "memory", "candidate"):
         table.add_column(heading, justify="left" if heading == "candidate" else "right")
     for one in content["pareto"]:
-        table.add_row(f"{one['nodes']:,}", f"{one['run_s'] / HOUR_S:,.3g} h", f"{one['node_hours']:,.4g}",
+        table.add_row(f"{one['nodes']:,}", hours(one["run_s"]), f"{one['node_hours']:,.4g}",
                       f"{one['memory_bytes'] / 1e9:.2f} GB", one["words"])  # fmt: skip
     console.print(table)
 

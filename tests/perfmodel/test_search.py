@@ -18,9 +18,9 @@ from perfmodel.step_work import RunSettings, step_work
 from tests.host_machine import write_host
 from tests.perfmodel.search_cases import spread_data
 
-# A search reads halos off a table of one typical structure, routes one typical micro-batch for all, and takes the rank
-# with most edges + angles for the slowest. Without any of these it differs by round-off and by what is represented.
-PLAIN_TOLERANCE, ESTIMATED_TOLERANCE, MEMORY_TOLERANCE = 0.01, 0.08, 0.12
+# A search reads halos off a table of one typical structure, routes one typical micro-batch for all (which experts have
+# rows too), takes the rank with most edges + angles for the slowest and the first rank's pieces for the optimizer's.
+PLAIN_TOLERANCE, ROUTED_TOLERANCE, ESTIMATED_TOLERANCE, MEMORY_TOLERANCE = 0.01, 0.04, 0.06, 0.1
 
 
 def searched(model: str, world_size: int, machine, per_rank: int = 4, **fixed):
@@ -52,7 +52,7 @@ def chosen_numbers(found, most: int = 8) -> list[int]:
     [
         ("matris-small", 8, {"graph_degree": (1,)}, PLAIN_TOLERANCE),
         ("matris-small", 16, {"graph_degree": (2, 4)}, ESTIMATED_TOLERANCE),
-        ("matris-moe-tiny", 16, {"graph_degree": (1,), "expert_degree": (1,)}, PLAIN_TOLERANCE),
+        ("matris-moe-tiny", 16, {"graph_degree": (1,), "expert_degree": (1,)}, ROUTED_TOLERANCE),
         ("matris-moe-tiny", 16, {"expert_degree": (2, 4, 8)}, ESTIMATED_TOLERANCE),
     ],
 )
