@@ -1,92 +1,59 @@
-"""Fits a machine's constants from raw timings. Pure functions of numbers; it measures nothing (``janus/calibrate.py``).
+"""From the raw timings of a host to its machine file. Pure functions of numbers; it measures nothing.
 
-Every fit is linear least squares on relative errors with non-negative coefficients, because each constant is a cost:
-t = sum_i c_i x_i with c_i >= 0, minimising sum ((t_pred - t) / t)^2. ``quality`` is the median of |t_pred - t| / t
-over the timings fitted. Of repeated timings the lower quartile is taken: other work on the host only ever adds
-time, and with a median a burst of it that lasts for half of the repeats would become a constant of the machine.
+It owns which constant comes from which timings, the fits of kernels alone, the values of the file, and the judgement
+of every measured step by the real predictor. Fits of steps are in ``calibration_steps``, of collectives in
+``calibration_collectives``, of the noise in ``calibration_noise``; measuring is ``janus/calibrate.py``.
+
+Of the repeats of a kernel or a step the lower quartile is taken: other work on the host only ever adds time, and with a
+median a burst of it that lasts for half of the repeats would become a constant of the machine. Of collectives the
+median: a run meets the ordinary delays of other ranks too.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from janus.config import ModelConfig, from_mapping
+from janus.layout import Layout
+from perfmodel.calibration_collectives import fit_collectives, overlap_efficiency
+from perfmodel.calibration_fits import fit_costs, rate_of, spread, typical_s
+from perfmodel.calibration_noise import Noise, distrusted, stage_spreads
+from perfmodel.calibration_steps import (
+    StepSample,
+    crowding,
+    fit_optimizer,
+    fit_outside,
+    fit_steps,
+    page_seconds,
+    step_samples,
+)
+from perfmodel.collective_rates import CollectiveRates, find_collective
+from perfmodel.compute_time import scaled_rates
 from perfmodel.host import Host
-from perfmodel.machine import RATE_NAMES, SCHEMA, Rates
+from perfmodel.machine import OPTIONAL_RATE_NAMES, RATE_NAMES, SCHEMA, Machine, Rates, machine_from_mapping
 from perfmodel.operators import FUSED_KINDS, PASS_NAMES
-from perfmodel.step_time import COMPUTE_PHASES as STEP_PHASES
-from perfmodel.step_time import compute_seconds, fresh_memory_bytes
-from perfmodel.workload import ITEM_BYTES, Counts, PhaseWork, phase_work
+from perfmodel.step_time import predict_step
+from perfmodel.workload import ITEM_BYTES
 
-Numbers = np.ndarray
+MOST_FELT = 3.0  # more is another process's doing: assumed
+NORM_BYTES = 8.0  # of the gradient norm's sum over ranks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """coefficients [k] >= 0 of the columns, and quality: median relative residual of the fitted timings."""
+class ProductFit:
+    """t = call_s + 2Rnm / flops_per_s + item (Rn + Rm + nm) / bytes_per_s of one product [R,n] [n,m]."""
 
-    coefficients: np.ndarray
+    flops_per_s: float
+    bytes_per_s: float
+    call_s: float
     quality: float
 
 
-def fit_costs(columns: Numbers, seconds: Numbers) -> Fit:
-    """Non-negative c minimising the relative residuals of columns [n,k] @ c against seconds [n] (> 0).
-
-    The best of all subsets of columns whose plain least-squares solution is positive: exact for the few columns here.
-    """
-    columns, seconds = np.asarray(columns, dtype=float), np.asarray(seconds, dtype=float)
-    assert columns.ndim == 2, f"columns of shape {columns.shape}"
-    assert len(columns) == len(seconds), f"{len(columns)} rows of columns, {len(seconds)} timings"
-    assert (seconds > 0).all(), f"timings must be above 0, smallest {seconds.min()}"
-    target = np.ones(len(seconds))
-    weighted = columns / seconds[:, None]
-    scale = np.maximum(np.abs(weighted).max(axis=0), np.finfo(float).tiny)
-    weighted = weighted / scale
-    num_columns = columns.shape[1]
-    best, best_residual = np.zeros(num_columns), float((target**2).sum())
-    for size in range(1, num_columns + 1):
-        for chosen in itertools.combinations(range(num_columns), size):
-            part = weighted[:, chosen]
-            solution = np.linalg.lstsq(part, target, rcond=None)[0]
-            residual = float(((part @ solution - target) ** 2).sum())
-            if (solution >= 0).all() and residual < best_residual * (1 - 1e-12):
-                best = np.zeros(num_columns)
-                best[list(chosen)], best_residual = solution, residual
-    quality = float(np.median(np.abs(weighted @ best - target)))
-    return Fit(coefficients=best / scale, quality=quality)
-
-
-def typical_s(sample: Mapping[str, Any]) -> float:
-    """Lower quartile of a sample's repeated timings, seconds."""
-    return quiet_s(sample["seconds"])
-
-
-def quiet_s(seconds: Sequence[float]) -> float:
-    """Lower quartile of repeated timings: the time without most of other work's disturbance."""
-    return float(np.percentile(seconds, 25))
-
-
-def spread(seconds: Sequence[float]) -> float:
-    """Half the interquartile range over the median: the noise of repeated timings."""
-    low, middle, high = np.percentile(seconds, [25, 50, 75])
-    return float((high - low) / 2 / middle)
-
-
-def _rate(seconds_per_item: float) -> float:
-    """Items per second of a fitted cost; a cost that the timings do not show is practically free."""
-    return 1.0 / max(float(seconds_per_item), 1e-18)
-
-
-def fit_matmul(samples: Sequence[Mapping[str, Any]], item_bytes: int) -> tuple[float, float, float, float]:
-    """(flops_per_s, bytes_per_s, op_s, quality) of t = op_s + 2Rnm/F + item (Rn + Rm + nm)/B.
-
-    samples: {"rows", "inputs", "outputs", "seconds": [...]}.
-    """
+def fit_matmul(samples: Sequence[Mapping[str, Any]], item_bytes: int) -> ProductFit:
+    """Of samples {"rows", "inputs", "outputs", "seconds": [...]}."""
     columns, seconds = [], []
     for sample in samples:
         rows, inputs, outputs = sample["rows"], sample["inputs"], sample["outputs"]
@@ -94,8 +61,28 @@ def fit_matmul(samples: Sequence[Mapping[str, Any]], item_bytes: int) -> tuple[f
         columns.append([2.0 * rows * inputs * outputs, moved, 1.0])
         seconds.append(typical_s(sample))
     fit = fit_costs(np.array(columns), np.array(seconds))
-    flop_s, byte_s, op_s = fit.coefficients
-    return _rate(flop_s), _rate(byte_s), float(op_s), fit.quality
+    flop_s, byte_s, call_s = fit.coefficients
+    return ProductFit(
+        flops_per_s=rate_of(flop_s), bytes_per_s=rate_of(byte_s), call_s=float(call_s), quality=fit.quality
+    )
+
+
+def fit_grouped(
+    samples: Sequence[Mapping[str, Any]], bytes_per_s: float, item_bytes: int
+) -> tuple[float, float, float]:
+    """(grouped_flops_per_s, grouped_call_s, quality) of a product per expert, beside its traffic at ``bytes_per_s``.
+
+    samples: {"rows" of each expert, "experts", "inputs", "outputs", "seconds": [...]}.
+    """
+    columns, rest = [], []
+    for sample in samples:
+        experts, inputs, outputs = sample["experts"], sample["inputs"], sample["outputs"]
+        rows, seconds = sample["rows"] * experts, typical_s(sample)
+        moved = item_bytes * (rows * (inputs + outputs) + experts * inputs * outputs)
+        columns.append([2.0 * rows * inputs * outputs, experts, 1.0])
+        rest.append(max(seconds - moved / bytes_per_s, 0.2 * seconds))
+    fit = fit_costs(np.array(columns), np.array(rest))
+    return rate_of(fit.coefficients[0]), float(fit.coefficients[1]), fit.quality
 
 
 def square_peak(samples: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -112,148 +99,171 @@ def fit_ring(samples: Sequence[Mapping[str, Any]], num_ranks: int) -> tuple[floa
     assert num_ranks > 1, f"an all-reduce of {num_ranks} rank has no cost to fit"
     rounds = 2.0 * (num_ranks - 1)
     columns = np.array([[rounds, rounds / num_ranks * sample["bytes"]] for sample in samples])
-    fit = fit_costs(columns, np.array([typical_s(sample) for sample in samples]))
-    return float(fit.coefficients[0]), _rate(fit.coefficients[1]), fit.quality
+    fit = fit_costs(columns, np.array([float(np.median(sample["seconds"])) for sample in samples]))
+    return float(fit.coefficients[0]), rate_of(fit.coefficients[1]), fit.quality
 
 
-def fit_linear(columns: Numbers, seconds: Numbers) -> tuple[list[float], float]:
-    """Plain costs per column with their quality."""
-    fit = fit_costs(columns, seconds)
-    return [float(value) for value in fit.coefficients], fit.quality
+Passes = dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepSample:
-    """One measured training step of a known model on known counts: seconds per phase."""
+def fit_fused(samples: Sequence[Mapping[str, Any]]) -> tuple[Passes, Passes, dict[str, float]]:
+    """Seconds per element and per row by kind and pass, and the quality by "kind.pass".
 
-    model: ModelConfig
-    counts: Counts
-    recompute: bool
-    phase_s: dict[str, float]
-    held_out: bool = False
-
-
-def fit_fused(samples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Seconds per element by kind and pass, and the quality by "kind.pass".
-
-    samples: {"kind", "pass", "elements", "seconds": [...]} of fused operators timed alone.
+    samples: {"kind", "pass", "rows", "channels", "seconds": [...]} of fused operators timed alone. What a call costs
+    whatever its size is fitted too and left out: inside a step it is part of op_s.
     """
-    rates: dict[str, dict[str, float]] = {kind: {} for kind in FUSED_KINDS}
+    by_element: Passes = {kind: {} for kind in FUSED_KINDS}
+    by_row: Passes = {kind: {} for kind in FUSED_KINDS}
     quality = {}
     for kind in FUSED_KINDS:
         for name in PASS_NAMES:
             chosen = [sample for sample in samples if sample["kind"] == kind and sample["pass"] == name]
             assert chosen, f"no timing of {kind} {name}"
-            columns = np.array([[sample["elements"], 1.0] for sample in chosen])
+            columns = np.array([[sample["rows"] * sample["channels"], sample["rows"], 1.0] for sample in chosen])
             fit = fit_costs(columns, np.array([typical_s(sample) for sample in chosen]))
-            rates[kind][name] = float(fit.coefficients[0])  # the fixed cost per call is part of op_s
+            by_element[kind][name], by_row[kind][name] = float(fit.coefficients[0]), float(fit.coefficients[1])
             quality[f"{kind}.{name}"] = fit.quality
-    return rates, quality
+    return by_element, by_row, quality
 
 
-def known_s(work: PhaseWork, rates: Mapping[str, Any]) -> float:
-    """Seconds of the products and fused operators of a phase: what other fits have settled."""
-    seconds = work.flops / rates["matmul_flops_per_s"] + work.product_bytes / rates["matmul_bytes_per_s"]
-    for kind, passes in work.fused.items():
-        seconds += sum(elements * rates["fused_s"][kind][name] for name, elements in passes.items())
-    return seconds
+def fit_loading(samples: Sequence[Mapping[str, Any]]) -> tuple[list[float], float]:
+    """Seconds per structure, edge and angle, and the quality."""
+    columns = np.array([[sample["structures"], sample["edges"], sample["angles"]] for sample in samples])
+    fit = fit_costs(columns, np.array([typical_s(sample) for sample in samples]))
+    return [float(value) for value in fit.coefficients], fit.quality
 
 
-def fit_remainder(
-    samples: Sequence[StepSample], rates: Mapping[str, Any], dtype: str
-) -> tuple[dict[str, float], float]:
-    """({"step_stretch", "plain_bytes_per_s", "fresh_bytes_per_s", "op_s", "batch_s"}, quality) from steps of models.
+@dataclass(frozen=True, kw_only=True)
+class Filling:
+    """What one filling of the host gave: its rates, its collectives, and the quality of every constant by name."""
 
-    A phase takes step_stretch x (its products and fused operators as timed alone) + plain bytes / rate +
-    fresh bytes / rate + launches x op_s + batch_s. The stretch is what they lose inside a step: cold caches, other
-    ranks.
+    rates: Rates
+    collectives: tuple[CollectiveRates, ...]
+    quality: dict[str, float]
+
+
+def fit_filling(raw: Mapping[str, Any], dtype: str = "float32", *, base: Filling | None = None) -> Filling:
+    """Constants of one way of filling the node, from its raw timings (``janus.calibrate.measure_filling``).
+
+    base: for ranks that share cores, the fullest filling without: all computing takes a factor longer than there.
     """
-    columns, measured = [], []
-    item_bytes = ITEM_BYTES[dtype]
-    for sample in samples:
-        work = phase_work(sample.model, sample.counts, recompute=sample.recompute, item_bytes=item_bytes)
-        fresh_bytes = fresh_memory_bytes(sample.model, sample.counts, recompute=sample.recompute, dtype=dtype)
-        for phase, parts in STEP_PHASES.items():
-            columns.append([
-                sum(known_s(work[part], rates) for part in parts),
-                sum(work[part].plain_bytes for part in parts),
-                fresh_bytes[phase],
-                sum(work[part].launches for part in parts),
-                1.0,
-            ])  # fmt: skip
-            measured.append(sample.phase_s[phase])
-    fit = fit_costs(np.array(columns), np.array(measured))
-    stretch, byte_s, fresh_s, op_s, batch_s = fit.coefficients
-    return {
-        "step_stretch": float(stretch),
-        "plain_bytes_per_s": _rate(byte_s),
-        "fresh_bytes_per_s": _rate(fresh_s),
-        "op_s": float(op_s),
-        "batch_s": float(batch_s),
-    }, fit.quality
+    collectives = fit_collectives(raw["collectives"])
+    if raw["crowded"]:
+        assert base is not None, "a filling whose ranks share cores is judged by one whose ranks do not"
+        rates, quality = _crowded(raw, base, dtype)
+    else:
+        rates, quality = _uncrowded(raw, collectives, dtype)
+    if raw["ranks"] > 1:
+        rates = _with_communication(rates, raw, quality)
+    felt, quality["loader_felt"] = loader_felt(raw["prefetching"][0])
+    return Filling(rates=replace(rates, loader_felt=felt), collectives=collectives, quality=quality)
 
 
-def fit_rates(setting: Mapping[str, Any], dtype: str = "float32") -> tuple[Rates, dict[str, float]]:
-    """Rates of one way of filling the node, and the quality of each constant by its name in Rates.
-
-    setting: {"ranks", "threads", "matmul": [...], "fused": [...], "all_reduce": [...], "optimizer": [...],
-    "data": [...], "steps": [StepSample, ...]} of raw timings; held-out steps are not fitted.
-    """
-    item_bytes = ITEM_BYTES[dtype]
-    flops_per_s, bytes_per_s, _, matmul_quality = fit_matmul(setting["matmul"], item_bytes)
-    fused_s, fused_quality = fit_fused(setting["fused"])
-    settled = {"matmul_flops_per_s": flops_per_s, "matmul_bytes_per_s": bytes_per_s, "fused_s": fused_s}
-    fitted = [sample for sample in setting["steps"] if not sample.held_out]
-    remainder, step_quality = fit_remainder(fitted, settled, dtype)
-    optimizer, optimizer_quality = fit_linear(
-        np.array([[sample["bytes"], sample["tensors"]] for sample in setting["optimizer"]]),
-        np.array([typical_s(sample) for sample in setting["optimizer"]]),
-    )
-    data, data_quality = fit_linear(
-        np.array([[sample["structures"], sample["edges"], sample["angles"]] for sample in setting["data"]]),
-        np.array([typical_s(sample) for sample in setting["data"]]),
-    )
-    quality = {
-        "matmul_flops_per_s": matmul_quality, "matmul_bytes_per_s": matmul_quality,
-        **dict.fromkeys(remainder, step_quality),
-        "optimizer_bytes_per_s": optimizer_quality, "optimizer_tensor_s": optimizer_quality,
-        **dict.fromkeys(("data_structure_s", "data_edge_s", "data_angle_s"), data_quality),
-        **{f"fused_s.{name}": value for name, value in fused_quality.items()},
-    }  # fmt: skip
-    latency_s = ring_bytes_per_s = None
-    if setting["ranks"] > 1:
-        latency_s, ring_bytes_per_s, ring_quality = fit_ring(setting["all_reduce"], setting["ranks"])
-        quality |= {"all_reduce_latency_s": ring_quality, "all_reduce_bytes_per_s": ring_quality}
-    rates = Rates(
-        ranks=setting["ranks"], threads=setting["threads"],
-        matmul_flops_per_s=flops_per_s, matmul_bytes_per_s=bytes_per_s, fused_s=fused_s, **remainder,
-        optimizer_bytes_per_s=_rate(optimizer[0]), optimizer_tensor_s=optimizer[1],
-        data_structure_s=data[0], data_edge_s=data[1], data_angle_s=data[2],
-        all_reduce_latency_s=latency_s, all_reduce_bytes_per_s=ring_bytes_per_s,
+def _crowded(raw: Mapping[str, Any], base: Filling, dtype: str) -> tuple[Rates, dict[str, float]]:
+    factor, quality = crowding(step_samples(raw), base.rates, dtype)
+    rates = replace(
+        scaled_rates(base.rates, factor, raw["ranks"]), threads=raw["threads"],
+        all_reduce_latency_s=None, all_reduce_bytes_per_s=None, overlap_efficiency=None,
     )  # fmt: skip
+    return rates, {name: max(value, quality) for name, value in base.quality.items()}
+
+
+def _uncrowded(
+    raw: Mapping[str, Any], collectives: tuple[CollectiveRates, ...], dtype: str
+) -> tuple[Rates, dict[str, float]]:
+    kernels, quality = _fit_kernels(raw, ITEM_BYTES[dtype])
+    samples = step_samples(raw)
+    steps = fit_steps(samples, kernels, page_seconds(raw), dtype)
+    bytes_per_s, tensor_s, optimizer_quality = fit_optimizer(samples, _norm_s(collectives, raw["ranks"]), dtype)
+    step_s, step_tensor_s, outside_quality = fit_outside(samples)
+    quality |= {
+        **steps.quality, "optimizer_bytes_per_s": optimizer_quality, "optimizer_tensor_s": optimizer_quality,
+        "step_s": outside_quality, "step_tensor_s": outside_quality,
+    }  # fmt: skip
+    found: dict[str, Any] = {
+        **steps.plain, "families": steps.families, "optimizer_bytes_per_s": bytes_per_s,
+        "optimizer_tensor_s": tensor_s, "step_s": step_s, "step_tensor_s": step_tensor_s,
+    }  # fmt: skip
+    return replace(kernels, **found), quality
+
+
+def _fit_kernels(raw: Mapping[str, Any], item_bytes: int) -> tuple[Rates, dict[str, float]]:
+    """Rates with what kernels alone and loading tell; what steps tell is a placeholder yet."""
+    products = fit_matmul(raw["matmul"], item_bytes)
+    grouped_flops_per_s, grouped_call_s, grouped_quality = fit_grouped(raw["grouped"], products.bytes_per_s, item_bytes)
+    fused_s, fused_row_s, fused_quality = fit_fused(raw["fused"])
+    data, data_quality = fit_loading(raw["data"])
+    rates = Rates(
+        ranks=raw["ranks"], threads=raw["threads"], matmul_flops_per_s=products.flops_per_s,
+        matmul_bytes_per_s=products.bytes_per_s, grouped_flops_per_s=grouped_flops_per_s,
+        grouped_call_s=grouped_call_s, fused_s=fused_s, fused_row_s=fused_row_s,
+        data_structure_s=data[0], data_edge_s=data[1], data_angle_s=data[2],
+        op_s=products.call_s, step_stretch=1.0, plain_bytes_per_s=products.bytes_per_s,
+        fresh_bytes_per_s=products.bytes_per_s, batch_s=0.0, optimizer_bytes_per_s=products.bytes_per_s,
+        optimizer_tensor_s=0.0,
+    )  # fmt: skip
+    quality = {
+        "matmul_flops_per_s": products.quality, "matmul_bytes_per_s": products.quality,
+        "grouped_flops_per_s": grouped_quality,
+        **{f"{table}.{name}": value for name, value in fused_quality.items() for table in ("fused_s", "fused_row_s")},
+        **dict.fromkeys(("data_structure_s", "data_edge_s", "data_angle_s"), data_quality),
+    }  # fmt: skip
     return rates, quality
 
 
-def step_samples(raw: Mapping[str, Any]) -> list[StepSample]:
-    """The steps of one filling's raw timings, as samples."""
-    return [
-        StepSample(
-            model=from_mapping(ModelConfig, step["model"]), counts=Counts(**step["counts"]),
-            recompute=step["recompute"], held_out=step["held_out"],
-            phase_s={phase: quiet_s(seconds) for phase, seconds in step["seconds"].items()},
-        )
-        for step in raw["steps"]
+def _norm_s(collectives: tuple[CollectiveRates, ...], ranks: int) -> float:
+    """Seconds of the sum of the gradient norm, which the trainer counts as optimizer; 0 for one rank."""
+    transports = {entry.transport for entry in collectives}
+    found = [find_collective(collectives, transport, "all_reduce", ranks) for transport in sorted(transports)]
+    return float(found[0].seconds(NORM_BYTES)) if found and found[0] is not None else 0.0
+
+
+def _with_communication(rates: Rates, raw: Mapping[str, Any], quality: dict[str, float]) -> Rates:
+    """Ring constants of the control plane's all-reduce, and the overlap over the default transport."""
+    ranks = raw["ranks"]
+    first = raw["overlap"][0]["transport"]
+    samples = [
+        sample for sample in raw["collectives"]
+        if (sample["transport"], sample["collective"], sample["ranks"]) == (first, "all_reduce", ranks)
     ]  # fmt: skip
+    latency_s, bytes_per_s, ring_quality = fit_ring(samples, ranks)
+    efficiency, overlap_spread = overlap_efficiency(raw["overlap"][0])
+    quality |= {
+        "all_reduce_latency_s": ring_quality, "all_reduce_bytes_per_s": ring_quality,
+        "overlap_efficiency": overlap_spread,
+    }  # fmt: skip
+    return replace(
+        rates, all_reduce_latency_s=latency_s, all_reduce_bytes_per_s=bytes_per_s, overlap_efficiency=efficiency
+    )
+
+
+def loader_felt(sample: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+    """(seconds by which a step grows per second of the loader beside it, spread) of {"load_s", "with_s", "without_s"}.
+
+    Above 1 where the two threads are in each other's way. Pair by pair, because the difference is small.
+    """
+    load_s = float(np.median(sample["load_s"]))
+    differences = (np.asarray(sample["with_s"]) - np.asarray(sample["without_s"])) / load_s
+    low, middle, high = np.percentile(differences, [25, 50, 75])
+    return float(min(MOST_FELT, max(0.0, middle))), float((high - low) / 2)
+
+
+def fit_fillings(raws: Sequence[Mapping[str, Any]]) -> list[Filling]:
+    """Every filling, those whose ranks have a core each first fitted by themselves; in the order of ``raws``."""
+    alone = {raw["ranks"]: fit_filling(raw) for raw in raws if not raw["crowded"]}
+    base = alone[max(alone)]
+    return [alone.get(raw["ranks"]) or fit_filling(raw, base=base) for raw in raws]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One measured step beside its prediction from the fitted rates. held_out: it took no part in the fit."""
+    """One measured step beside its prediction from the machine file. held_out: it took no part in the fit."""
 
     ranks: int
     model: str
     angles: float
     held_out: bool
+    recompute: bool
     measured_s: float
     predicted_s: float
 
@@ -263,26 +273,37 @@ class Judgement:
         return self.predicted_s / self.measured_s - 1
 
 
-def judge(rates: Rates, samples: Sequence[StepSample], dtype: str = "float32") -> list[Judgement]:
-    """Predict every measured step (FE + FF + BF + BE) with the rates."""
+def judge(machine: Machine, samples: Sequence[StepSample], ranks: int, dtype: str = "float32") -> list[Judgement]:
+    """Predict every measured data-parallel step, sums of gradients, optimizer and time outside phases included.
+
+    The loader's part is left out of the predictions: it does not run beside these steps.
+    """
     result = []
     for sample in samples:
-        phases, _ = compute_seconds(sample.model, [sample.counts], rates, dtype=dtype, recompute=sample.recompute)
+        if sample.divided:
+            continue
+        predicted = predict_step(
+            sample.model, [sample.counts] * ranks, Layout(replicas=ranks), machine, dtype=dtype,
+            recompute=sample.recompute,
+        )  # fmt: skip
         result.append(Judgement(
-            ranks=rates.ranks, model=f"{sample.model.family} {sample.model.num_blocks} x {sample.model.width}",
-            angles=sample.counts.angles, held_out=sample.held_out,
-            measured_s=sum(sample.phase_s.values()), predicted_s=sum(phases.values()),
+            ranks=ranks, model=f"{sample.model.family} {sample.model.num_blocks} x {sample.model.width}",
+            angles=sample.counts.angles, held_out=sample.held_out, recompute=sample.recompute,
+            measured_s=sample.step_s, predicted_s=predicted.step_s - predicted.cause_s["loader"],
         ))  # fmt: skip
     return result
 
 
 def error_summary(judgements: Sequence[Judgement]) -> dict[str, float]:
-    """Median and worst absolute error of fitted and of held-out steps, and the bias (median signed error) of both."""
+    """Median, 90th percentile and worst absolute error of fitted and of held-out steps, and the bias (median signed
+    error) of both.
+    """
     summary = {}
     for name, held_out in (("fit", False), ("held_out", True)):
         errors = [judgement.error for judgement in judgements if judgement.held_out == held_out]
         if errors:
             summary[f"{name}_median_abs_error"] = float(np.median(np.abs(errors)))
+            summary[f"{name}_90th_abs_error"] = float(np.percentile(np.abs(errors), 90))
             summary[f"{name}_worst_abs_error"] = float(np.max(np.abs(errors)))
             summary[f"{name}_bias"] = float(np.median(errors))
     return summary
@@ -300,56 +321,104 @@ def _rates_table(rates: Rates, quality: Mapping[str, float]) -> dict[str, Any]:
     table: dict[str, Any] = {
         "ranks": _quantity(rates.ranks, "filling measured"), "threads": _quantity(rates.threads, "filling measured"),
     }  # fmt: skip
-    for name in RATE_NAMES:
-        table[name] = _quantity(getattr(rates, name), source, quality.get(name))
-    for name in ("all_reduce_latency_s", "all_reduce_bytes_per_s"):
+    for name in (*RATE_NAMES, *OPTIONAL_RATE_NAMES, "all_reduce_latency_s", "all_reduce_bytes_per_s"):
         if getattr(rates, name) is not None:
             table[name] = _quantity(getattr(rates, name), source, quality.get(name))
-    assert rates.fused_s is not None, "a calibration times the fused operators"
-    table["fused_s"] = {
-        kind: {name: _quantity(value, source, quality.get(f"fused_s.{kind}.{name}")) for name, value in passes.items()}
-        for kind, passes in rates.fused_s.items()
-    }
+    for name in ("fused_s", "fused_row_s"):
+        table[name] = {
+            kind: {
+                each: _quantity(value, source, quality.get(f"{name}.{kind}.{each}")) for each, value in passes.items()
+            }
+            for kind, passes in getattr(rates, name).items()
+        }
+    table["families"] = {
+        family: {
+            name: _quantity(value, "fitted to steps of this family on this host",
+                            quality.get(f"families.{family}.{name}"))
+            for name, value in vars(own).items()
+        }
+        for family, own in rates.families.items()
+    }  # fmt: skip
+    return table
+
+
+def _collectives_table(entries: Sequence[CollectiveRates]) -> dict[str, Any]:
+    source = "timings of this host"
+    table: dict[str, Any] = {}
+    for entry in entries:
+        numbers: dict[str, Any] = {
+            "ranks": _quantity(entry.ranks, "group measured"), "groups": _quantity(entry.groups, "at once"),
+            "latency_s": _quantity(entry.latency_s, f"line fitted to {source}", entry.quality),
+            "bytes_per_s": _quantity(entry.bytes_per_s, f"line fitted to {source}", entry.quality),
+        }  # fmt: skip
+        if entry.knots_bytes:
+            numbers["knots_bytes"] = {"value": list(entry.knots_bytes), "source": "sizes measured"}
+            numbers["knots_s"] = {"value": list(entry.knots_s), "source": f"medians of {source}"}
+        table.setdefault(entry.transport, {}).setdefault(entry.collective, {})[entry.label] = numbers
     return table
 
 
 def machine_values(
-    raws: Sequence[Mapping[str, Any]], *, host: Host, memory_bytes: int, date: str
+    raws: Sequence[Mapping[str, Any]], *, host: Host, memory_bytes: int, date: str, noise: Noise | None = None
 ) -> tuple[dict[str, Any], list[Judgement]]:
     """The values of a host's machine file from the raw timings of its fillings, and every step judged.
 
-    raws: one per filling, the single rank first (it has the square products and the uncontended memory traffic).
+    raws: one per filling, the single rank first (it has the square products and the uncontended memory traffic);
+    noise: of other work on the host while it was measured, None: not known.
     """
     alone = next(raw for raw in raws if raw["ranks"] == 1)
     peak, peak_spread = square_peak(alone["square"])
     triad = next(sample for sample in alone["traffic"] if sample["name"] == "triad")
-    rates_tables, judgements = {}, []
-    for raw in raws:
-        samples = step_samples(raw)
-        rates, quality = fit_rates({**raw, "steps": samples})
-        rates_tables[rates.label] = _rates_table(rates, quality)
-        judgements += judge(rates, samples)
-    values = {
+    fillings = fit_fillings(raws)
+    device = alone["device"]
+    is_gpu = device["type"] == "cuda"
+    what = device["name"] if is_gpu else "one core"
+    values: dict[str, Any] = {
         "schema": SCHEMA,
         "name": f"host-{host.hostname}",
-        "description": f"{host.cores} cores of {host.cpu}, measured by janus calibrate on {date}",
-        "device_name": f"one core of {host.cpu}",
+        "description": _description(host, device, date),
+        "device_name": device["name"] if is_gpu else f"one core of {host.cpu}",
         "nodes": _quantity(1, "this host"),
-        "devices_per_node": _quantity(host.cores, "cores this process may use"),
+        "devices_per_node": _quantity(device["count"] if is_gpu else host.cores,
+                                      "GPUs that torch sees" if is_gpu else "cores this process may use"),
         "device": {
-            "memory_bytes_per_node": _quantity(memory_bytes, "total memory as the operating system gives it"),
+            "memory_bytes_per_node": _quantity(
+                device["memory_bytes"] * device["count"] if is_gpu else memory_bytes,
+                "memory of all GPUs" if is_gpu else "total memory as the operating system gives it",
+            ),
             "memory_bytes_per_s": _quantity(
                 triad["bytes"] / typical_s(triad), "measured: triad of one rank", spread(triad["seconds"])
             ),
             "peaks": {"float32": {
-                **_quantity(peak, "measured: largest square product, one core, float32, janus calibrate", peak_spread),
-                "name": "measured square matrix product, one core",
+                **_quantity(peak, f"measured: largest square product, {what}, float32, janus calibrate", peak_spread),
+                "name": f"measured square matrix product, {what}",
             }},
         },
-        "rates": rates_tables,
+        "rates": {filling.rates.label: _rates_table(filling.rates, filling.quality) for filling in fillings},
+        "collectives": _collectives_table([entry for filling in fillings for entry in filling.collectives]),
+        "start_up": {
+            f"ranks_{raw['ranks']}": _quantity(raw["start_up_s"], "one start: processes, libraries, links, first step")
+            for raw in raws if raw.get("start_up_s")
+        },
         "provenance": {
             "cpu": host.cpu, "cores": host.cores, "hostname": host.hostname, "date": date,
-            "torch": str(alone["torch"]), "transport": str(raws[-1]["transport"]), **error_summary(judgements),
+            **({"gpu": device["name"]} if is_gpu else {}),
+            "torch": str(alone["torch"]), "transport": str(raws[-1]["transport"]),
         },
     }  # fmt: skip
+    machine = machine_from_mapping(values, "this calibration")
+    judgements = [
+        judgement for raw in raws for judgement in judge(machine, step_samples(raw), raw["ranks"])
+    ]  # fmt: skip
+    spreads = stage_spreads(raws)
+    values["provenance"] |= {
+        **error_summary(judgements), **{f"spread_{name}": round(value, 4) for name, value in spreads.items()},
+        **(noise.provenance() if noise is not None else {}), "distrusted": distrusted(spreads, noise),
+    }  # fmt: skip
     return values, judgements
+
+
+def _description(host: Host, device: Mapping[str, Any], date: str) -> str:
+    if device["type"] == "cuda":
+        return f"{device['count']} x {device['name']}, measured by janus calibrate on {date}"
+    return f"{host.cores} cores of {host.cpu}, measured by janus calibrate on {date}"

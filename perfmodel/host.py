@@ -45,8 +45,20 @@ def this_host() -> Host:
     return Host(cpu=cpu_name(), cores=cores, hostname=platform.node() or "n/a")
 
 
+def gpu_names() -> list[str]:
+    """Names of the GPUs that NVIDIA's driver lists; empty where it does not run."""
+    folder = Path("/proc/driver/nvidia/gpus")
+    names = []
+    for info in sorted(folder.glob("*/information")) if folder.is_dir() else ():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "Model":
+                names.append(value.strip())
+    return names
+
+
 def require_calibrated_here(machine: Machine, host: Host | None = None) -> None:
-    """Raise UserError when a calibrated machine file was made on another processor or number of cores.
+    """Raise UserError when a calibrated machine file was made on another processor, number of cores, or other GPUs.
 
     Catalogue machines are never refused. host: defaults to this one.
     """
@@ -64,4 +76,10 @@ def require_calibrated_here(machine: Machine, host: Host | None = None) -> None:
         raise UserError(
             f"machine {machine.name!r} was calibrated on {there.cores} cores of {there.cpu} ({there.hostname}), "
             f"this host has {here.cores} cores of {here.cpu} ({here.hostname}): run 'janus calibrate' here"
+        )
+    gpu = machine.provenance.get("gpu")
+    if gpu is not None and host is None and gpu not in gpu_names():
+        raise UserError(
+            f"machine {machine.name!r} was calibrated on GPUs {gpu}, this host has "
+            f"{', '.join(gpu_names()) or 'none that its driver lists'}: run 'janus calibrate' here"
         )

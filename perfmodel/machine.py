@@ -44,7 +44,10 @@ RATE_NAMES = (
     "optimizer_bytes_per_s", "optimizer_tensor_s", "data_structure_s", "data_edge_s", "data_angle_s",
 )  # fmt: skip
 # measured where a host was calibrated by this version or later; None where they are absent
-OPTIONAL_RATE_NAMES = ("grouped_flops_per_s", "grouped_call_s", "step_s", "step_tensor_s", "overlap_efficiency")
+OPTIONAL_RATE_NAMES = (
+    "grouped_flops_per_s", "grouped_call_s", "step_s", "step_tensor_s", "overlap_efficiency",
+    "loader_felt",
+)  # fmt: skip
 FAMILIES = ("matris", "matris-moe")
 PEAK_DTYPES = (
     "float64", "float64_matrix", "float32", "float32_matrix", "tfloat32", "bfloat16", "float16", "float8", "int8",
@@ -101,7 +104,8 @@ class Rates:
     grouped_flops_per_s, grouped_call_s: products of routed experts, a call per expert that has rows (None: as matmul_*
     and op_s). step_s, step_tensor_s: time of a step outside its phases, and the part of it per parameter tensor of the
     model (None: not measured). overlap_efficiency: of the shorter of a collective and the compute beside it, the
-    fraction that is hidden (None: not measured).
+    fraction that is hidden; loader_felt: seconds by which a step grows per second of the loader beside it (None: not
+    measured).
     families: by model family, what its steps cost where that was fitted apart; ``model_rates.rates_of_model`` applies
     it, and fused_row_s, to a model.
     data_*: seconds per structure, edge and angle to build graphs and batches.
@@ -129,6 +133,7 @@ class Rates:
     step_s: float | None = None
     step_tensor_s: float | None = None
     overlap_efficiency: float | None = None
+    loader_felt: float | None = None
     fused_s: dict[str, dict[str, float]] | None = None
     fused_row_s: dict[str, dict[str, float]] | None = None
     families: dict[str, FamilyRates] = field(default_factory=dict)

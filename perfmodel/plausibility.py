@@ -15,8 +15,10 @@ from perfmodel.machine import Machine
 GIB = 2**30
 # a number in a source followed by its unit: "64 GB", "200 Gb/s", "25 GB/s", "80 GiB"
 SAID = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|GB|TB|Gbit|Gbps|Gb|Tb)(?:/s)?\b")
+WITH_LATENCIES = ("network.", "fabric.", "transport.", "collectives.")
 LOWEST_LATENCY_S, HIGHEST_LATENCY_S = 1e-8, 1e-3
 LOWEST_MEMORY_BYTES, LOWEST_BYTES_PER_S, LOWEST_FLOPS_PER_S = 1e9, 1e6, 1e8
+LONGEST_START_UP_S, LONGEST_FIXED_S = 3600.0, 1.0
 FASTEST_NIC_BYTES_PER_S = 200e9  # 1.6 Tb/s: nothing faster was announced by 2026
 FASTEST_MEMORY_BYTES_PER_S = 30e12
 # each at least as fast as the one before it on every device known
@@ -37,6 +39,7 @@ def warnings(machine: Machine, values: Mapping[str, Any]) -> list[str]:
     for path, value in plain.items():
         found += _units_against_source(path, value, machine.sources[path])
         found += _magnitude(path, value)
+    found += _collectives_in_order(machine)
     found += _peaks_in_order(machine)
     found += _links_against_memory(machine)
     found += _without_date(machine)
@@ -75,9 +78,15 @@ def _magnitude(path: str, value: float) -> Iterator[str]:
     name = path.rsplit(".", 1)[-1]
     if path.startswith("device.peaks.") and value < LOWEST_FLOPS_PER_S:
         yield f"{path} is {value:g} FLOP/s: it is in FLOP/s, a TFLOP/s is 1e12"
-    elif name.endswith("latency_s") and path.startswith(("network.", "fabric.", "transport.")) and value:
+    elif (
+        name.endswith("latency_s") and path.startswith(("network.", "fabric.", "transport.", "collectives.")) and value
+    ):
         if not LOWEST_LATENCY_S <= value <= HIGHEST_LATENCY_S:
             yield f"{path} is {value:g} s: it is in seconds, a microsecond is 1e-6"
+    elif path.startswith("start_up.") and value > LONGEST_START_UP_S:
+        yield f"{path} is {value:g} s: it is in seconds, from the start of the processes to the end of the first step"
+    elif name in ("step_s", "batch_s") and value > LONGEST_FIXED_S:
+        yield f"{path} is {value:g} s: it is in seconds, a millisecond is 1e-3"
     elif name.endswith("bytes_per_s") and value < LOWEST_BYTES_PER_S:
         yield f"{path} is {value:g} bytes/s: it is in bytes per second, a GB/s is 1e9"
     elif name.endswith("memory_bytes_per_node") and value < LOWEST_MEMORY_BYTES:
@@ -86,6 +95,16 @@ def _magnitude(path: str, value: float) -> Iterator[str]:
         yield f"{path} is {value:g} bytes/s, {8 * value / 1e9:g} Gb/s: no NIC is that fast; bits, or all of a node?"
     if path == "device.memory_bytes_per_s" and value > FASTEST_MEMORY_BYTES_PER_S:
         yield f"{path} is {value:g} bytes/s: no device's memory is that fast; it is of one device, not of a node"
+
+
+def _collectives_in_order(machine: Machine) -> Iterator[str]:
+    """More bytes take no less time."""
+    for entry in machine.collectives:
+        if any(after < before for before, after in pairwise(entry.knots_s)):
+            yield (
+                f"collectives.{entry.transport}.{entry.collective}.{entry.label}.knots_s falls somewhere: more bytes "
+                "take no less time"
+            )
 
 
 def _peaks_in_order(machine: Machine) -> Iterator[str]:

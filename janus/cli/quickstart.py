@@ -83,7 +83,7 @@ def _parts(out: Path, count: int, steps: int, ranks: int) -> list[tuple[str, Cal
             "structures: alloys labelled on the spot with ASE's EMT potential",
             lambda: _run("data", "make", "--out", store, "--count", str(count), *cutoffs),
         ),
-        ("this host: measured into a machine file", lambda: _run("calibrate", "--out", machine)),
+        ("this host: measured into a machine file", lambda: _run("calibrate", "--quick", "--out", machine)),
         (
             f"layout: picked before launch for {ranks} ranks",
             lambda: _run(
