@@ -19,7 +19,6 @@ from numpy.typing import ArrayLike, NDArray
 from janus.errors import UserError
 from janus.layout import AxisName, Layout
 from perfmodel.collective_rates import find_collective
-from perfmodel.collectives import Link
 from perfmodel.machine import Machine, Rates
 from perfmodel.network.algorithms import make_schedule
 from perfmodel.network.closed_form import Price, price_together
@@ -263,16 +262,3 @@ def prices_for(
     if machine.is_calibrated_host:
         return HostPrices(machine, rates, transport)
     return FabricPrices(machine, ranks_per_node=ranks_per_node)
-
-
-def node_and_fabric_links(machine: Machine, on_node: int) -> tuple[Link, Link]:
-    """One rank's link inside its node and its share of the node's NICs. Raises UserError where one is unknown."""
-    network = machine.network
-    names = ("node_latency_s", "node_bytes_per_s", "fabric_latency_s", "nic_bytes_per_s", "nics_per_node")
-    values = {name: getattr(network, name) for name in names}
-    for name, value in values.items():
-        if value is None:
-            raise UserError(f"machine {machine.name!r} has no network.{name}: add it to its file to span nodes")
-    inside = Link(latency_s=values["node_latency_s"], bytes_per_s=values["node_bytes_per_s"])
-    share = values["nic_bytes_per_s"] * values["nics_per_node"] / on_node
-    return inside, Link(latency_s=values["fabric_latency_s"], bytes_per_s=share)
