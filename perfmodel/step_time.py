@@ -48,7 +48,7 @@ from perfmodel.compute_time import (
 from perfmodel.machine import Machine, Rates
 from perfmodel.memory import predict_memory
 from perfmodel.network.noise import Noise
-from perfmodel.prices import HostPrices, Prices, node_and_fabric_links, prices_for
+from perfmodel.prices import HostPrices, Prices, prices_for
 from perfmodel.slowest import expected_slowest
 from perfmodel.step_parts import SUM_AXES, Circumstances, StepParts, coupled_ranks, parts_of
 from perfmodel.step_work import MicroBatchWork, RankStep, RunSettings, StepWork, settings_traffic
@@ -59,7 +59,7 @@ from perfmodel.workload_moe import experts_of
 
 __all__ = [
     "CAUSES", "COMMUNICATION_CAUSES", "COMPUTE_PHASES", "OPTIMIZER_PASSES", "PHASE_NAMES", "StepPrediction",
-    "StepSeconds", "combine", "compute_seconds", "fresh_memory_bytes", "loader_seconds", "node_and_fabric_links",
+    "StepSeconds", "combine", "compute_seconds", "fresh_memory_bytes", "loader_seconds",
     "predict", "predict_step", "ranks_per_node", "rates_for", "what_helps", "work_of_counts",
 ]  # fmt: skip
 
