@@ -40,6 +40,7 @@ from janus.rehearsed_unit import (
     RehearsedMicroBatch,
     RehearsedUnit,
     Shares,
+    heaviest_part,
     load_unit,
     rehearsed_axes,
 )
@@ -225,13 +226,16 @@ def _tell_root(root: ShardedUnit, values: dict[str, Tensor]) -> None:
 
 
 def choose_rank(job: RehearsalJob, rank: int | None) -> tuple[Shares, int]:
-    """Who works on what in the step, and the rank to rehearse: the one asked for, or one of the heaviest unit."""
+    """Who works on what in the step, and the rank to rehearse: as asked for, or the heaviest of the heaviest unit."""
     shares = Shares.of(job.work, job.batch, job.layout, job.config.batch.max_work)
     if rank is not None and not 0 <= rank < job.layout.world_size:
         raise UserError(
             f"--rank is {rank} but the layout has {job.layout.world_size} ranks: use 0 to {job.layout.world_size - 1}"
         )
-    return shares, shares.heaviest_rank() if rank is None else rank
+    if rank is None:
+        group = shares.heaviest_group()
+        rank = shares.rank_of(group, heaviest_part(job.store, shares, job.config, group))
+    return shares, rank
 
 
 class Rehearsal:

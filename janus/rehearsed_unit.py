@@ -91,13 +91,16 @@ class Shares:
         sums = np.array([float(work[[item for part in share for item in part]].sum()) for share in shares])
         return cls(layout=layout, micro_batches=shares, work=sums)
 
-    def heaviest_rank(self) -> int:
-        """First rank of the heaviest data group of the unit that has most to do."""
-        layout = self.layout
-        by_unit = self.work.reshape(layout.replicas, layout.data_degree_in_unit)
+    def heaviest_group(self) -> int:
+        """The heaviest data group of the unit that has most to do."""
+        by_unit = self.work.reshape(self.layout.replicas, self.layout.data_degree_in_unit)
         replica = int(by_unit.sum(axis=1).argmax())
-        group = int(by_unit[replica].argmax())
-        return layout.rank_at(replica, group * layout.graph_degree)
+        return replica * self.layout.data_degree_in_unit + int(by_unit[replica].argmax())
+
+    def rank_of(self, data: int, graph: int) -> int:
+        """The rank with a place in a data group."""
+        replica, group = divmod(data, self.layout.data_degree_in_unit)
+        return self.layout.rank_at(replica, group * self.layout.graph_degree + graph)
 
     def of_group(self, data: int) -> list[list[int]]:
         """Of a data group, as the trainer gives them: groups of a unit have equally many, empty ones behind."""
@@ -131,15 +134,34 @@ class RehearsedUnit:
     loading_s: float
 
 
+def heaviest_part(store: Sequence[Structure], shares: Shares, config: TrainConfig, data: int) -> int:
+    """Which rank of a graph group has most edges and angles, over its micro-batches."""
+    degree = shares.layout.graph_degree
+    if degree == 1:
+        return 0
+    loader, work = _loader(store, config, torch.device("cpu")), np.zeros(degree)
+    for indices in shares.of_group(data):
+        batch = loader.load_micro_batch(indices).batch
+        part_of_edge = part_of_atoms(batch, degree)[batch.centre.numpy()]
+        edge_of_angle = batch.bond_edge.numpy()[batch.angle_first.numpy()]
+        work += np.bincount(part_of_edge, minlength=degree)
+        work += np.bincount(part_of_edge[edge_of_angle], minlength=degree)
+    return int(work.argmax())
+
+
+def _loader(store: Sequence[Structure], config: TrainConfig, device: torch.device) -> BatchLoader:
+    return BatchLoader(
+        store, cutoff_angstrom=config.model.cutoff_angstrom, line_cutoff_angstrom=config.model.line_cutoff_angstrom,
+        dtype=getattr(torch, config.run.dtype), device=device,
+    )  # fmt: skip
+
+
 def load_unit(
     store: Sequence[Structure], shares: Shares, config: TrainConfig, rank: int, axes: Axes, device: torch.device
 ) -> RehearsedUnit:
     """Build the rank's micro-batches, and so much of those of its expert group that their composition is known."""
     layout = shares.layout
-    loader = BatchLoader(
-        store, cutoff_angstrom=config.model.cutoff_angstrom, line_cutoff_angstrom=config.model.line_cutoff_angstrom,
-        dtype=getattr(torch, config.run.dtype), device=device,
-    )  # fmt: skip
+    loader = _loader(store, config, device)
     members = [layout.coordinates(member) for member in axes.expert.ranks]
     own = layout.coordinates(rank)
     groups = sorted({member.data for member in members} | {own.data})

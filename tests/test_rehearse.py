@@ -133,6 +133,21 @@ def test_experts_of_others_are_never_written(strategy: Any) -> None:
     assert torch.equal(other, after)
 
 
+@pytest.mark.parametrize("name", ["graph in half the unit", "all three", "data"])
+def test_the_rank_with_most_work_is_chosen(name: str) -> None:
+    case = real.CASES[name]
+    job = job_of(case)
+    shares, chosen = choose_rank(job, None)
+
+    def work(rank: int) -> int:
+        batches = [one.part.batch for one in Rehearsal(job, shares, rank, CPU).unit.micro_batches]
+        return sum(batch.num_edges + batch.num_angles for batch in batches)
+
+    mine = [case.layout.coordinates(rank).data for rank in range(case.layout.world_size)]
+    group = [rank for rank, data in enumerate(mine) if data == mine[chosen]]
+    assert work(chosen) == max(work(rank) for rank in group) > 0
+
+
 def test_it_cannot_save(tmp_path: Path) -> None:
     case = real.CASES["shard"]
     rehearsal = rehearsal_of(case, 0)

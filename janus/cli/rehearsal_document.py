@@ -5,6 +5,7 @@ It owns names and labels, not the numbers. ``perfmodel/rehearsal.py`` reads it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from janus.parallel.communication import Communicator
     from janus.rehearse import RehearsalJob, Rehearsed
 
+Line = Callable[[float | None, float | None], float | None]
 DEPTH = ("num_blocks", "micro_batches", "is_finite", "building_s", "loading_s", "memory", "flops", "steps", "step")
 
 
@@ -126,7 +128,28 @@ def _drawn_out(document: dict[str, Any], num_blocks: int) -> dict[str, Any] | No
         "compute_s": line(document["step"]["compute_s"], fewer["step"]["compute_s"]),
         "phase_s": {name: line(value, fewer["step"]["phase_s"][name])
                     for name, value in document["step"]["phase_s"].items()},
-        "memory": {name: line(value, fewer["memory"][name]) for name, value in document["memory"].items()},
+        "memory": _memory_drawn_out(document, fewer, line),
         "flops": {name: line(document["flops"][name], fewer["flops"][name]) for name in ("model", "executed")},
         "kind": f"drawn out in a straight line from {fewer['num_blocks']} and {document['num_blocks']} blocks",
     }  # fmt: skip
+
+
+PEAKS = ("step_peak_allocated_bytes", "step_peak_resident_bytes", "process_peak_bytes")
+
+
+def _memory_drawn_out(document: dict[str, Any], fewer: dict[str, Any], line: Line) -> dict[str, float | None]:
+    """Bytes in a straight line. Gathered blocks are apart: a deeper model holds no more of them at a time than
+    ``gathered_blocks``, so they stay as they are once there are as many.
+    """
+    held = document["settings"]["gathered_blocks"]
+    more, less = document["memory"], fewer["memory"]
+    gathered = "gathered_peak_bytes"
+    grows = held == 0 or document["num_blocks"] < held
+    drawn = {name: line(size, less[name]) for name, size in more.items()}
+    if not grows:
+        drawn[gathered] = more[gathered]
+        for name in PEAKS:
+            if more[name] is not None and less[name] is not None:
+                rest = line(more[name] - more[gathered], less[name] - less[gathered])
+                drawn[name] = None if rest is None else rest + more[gathered]
+    return drawn
