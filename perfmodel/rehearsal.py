@@ -30,7 +30,7 @@ from perfmodel.machine import Machine, Rates
 from perfmodel.network.noise import Noise
 from perfmodel.network.streams import COMPUTE, Operation, Span, simulate_streams
 from perfmodel.network.training_step import representatives, represented_groups
-from perfmodel.prices import Prices, prices_for, size_of
+from perfmodel.prices import FabricPrices, Prices, prices_for, size_of
 from perfmodel.products import Counts
 from perfmodel.step_work import RunSettings
 from perfmodel.traffic_parameters import kept_pieces
@@ -169,8 +169,13 @@ def replay(
     fabric or nodes.
     """
     depths = [one for one in (rehearsal, rehearsal.fewer) if one is not None]
-    rates, notes = rates_for(machine, ranks_per_node(machine, rehearsal.layout.world_size), rehearsal.threads)
-    prices = prices or prices_for(machine, rates=rates, transport=rehearsal.settings.transport)
+    rates: Rates | None = None
+    notes: list[str] = []
+    if machine.rates or compute != "measured":
+        rates, notes = rates_for(machine, ranks_per_node(machine, rehearsal.layout.world_size), rehearsal.threads)
+    if prices is None:
+        transport = rehearsal.settings.transport
+        prices = FabricPrices(machine) if rates is None else prices_for(machine, rates=rates, transport=transport)
     played = []
     for depth in depths:
         factors, said = compute_factors(depth, machine, compute, host, rates)
@@ -188,7 +193,7 @@ def replay(
 
 
 def compute_factors(
-    rehearsal: Rehearsal, machine: Machine, compute: Compute, host: Machine | None, rates: Rates
+    rehearsal: Rehearsal, machine: Machine, compute: Compute, host: Machine | None, rates: Rates | None
 ) -> tuple[dict[str, float], list[str]]:
     """What measured compute seconds of each phase are multiplied by, and how that was found."""
     if compute == "measured":
@@ -196,6 +201,7 @@ def compute_factors(
             f"compute as measured on {rehearsal.device_name}, {rehearsal.threads} threads: not that of {machine.name}"
         )
         return dict.fromkeys(TIMED_PHASES, 1.0), [said]
+    assert rates is not None, machine.name
     target = predicted_seconds(rehearsal, rates)
     if compute == "modelled":
         base = {phase: rehearsal.phase_s.get(phase, 0.0) for phase in target}

@@ -13,7 +13,7 @@ import pytest
 from janus.config import to_mapping
 from janus.errors import UserError
 from janus.presets import preset
-from perfmodel.machine import load_machine
+from perfmodel.machine import catalogue_names, load_machine
 from perfmodel.network.noise import Noise
 from perfmodel.prices import FabricPrices, Prices, size_of
 from perfmodel.rehearsal import predicted_seconds, read_rehearsal, rehearsal_of, replay
@@ -140,6 +140,17 @@ def test_collectives_cost_what_the_fabric_says() -> None:
     [row] = found.collectives
     assert (row["axis"], row["calls"], row["sent_bytes"]) == ("shard", 1, SENT["shard"] * 3 // 4)
     assert row["seconds"] == pytest.approx(float(wanted[0]))
+
+
+@pytest.mark.parametrize("name", catalogue_names())
+def test_every_machine_of_the_catalogue_can_play_it(name: str) -> None:
+    """Measured compute needs no rates of the machine; modelled compute does."""
+    recorded, machine = rehearsal_of(document(("start", 1.0, "expert"), ("wait", 0.0, "expert"))), load_machine(name)
+    found = replay(recorded, machine)
+    assert 1.0 < found.step_s < 1.1
+    if not machine.rates:
+        with pytest.raises(UserError, match="rates"):
+            replay(recorded, machine, compute="modelled")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"schema": "janus.plan/1"})])
