@@ -134,7 +134,7 @@ class HostPrices(Prices):
         latency_s, bytes_per_s = self._rates.all_reduce_latency_s, self._rates.all_reduce_bytes_per_s
         if latency_s is None or bytes_per_s is None:
             raise UserError(
-                f"machine {self._machine.name!r} has no timings of {collective} for {ranks} ranks: "
+                f"machine {self._machine.name!r} has no {collective.replace('_', '-')} timings for {ranks} ranks: "
                 "calibrate it with 'janus calibrate'"
             )
         if collective != "all_reduce" or self._machine.collectives:

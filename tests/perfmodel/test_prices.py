@@ -73,7 +73,7 @@ def test_a_host_without_measured_collectives_takes_rings_and_says_so(machine):
     assert not prices.notes
     assert prices.seconds(pair, "shard", "all_gather", 1e6) == pytest.approx(1e-4 + 5e5 / 1e9)
     assert "gloo all_gather was not calibrated" in prices.notes[0]
-    with pytest.raises(UserError, match="no timings of all_reduce for 2 ranks"):
+    with pytest.raises(UserError, match="no all-reduce timings for 2 ranks"):
         HostPrices(machine, machine.rates[0]).seconds(pair, "world", "all_reduce", 1e6)
 
 
