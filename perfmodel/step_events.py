@@ -29,7 +29,6 @@ from janus.layout import AxisName, Layout
 from perfmodel.machine import Machine
 from perfmodel.network.noise import Noise
 from perfmodel.network.streams import COMPUTE, Operation, Span
-from perfmodel.network.training_step import represented_groups
 from perfmodel.play_streams import Played, play, play_shared
 from perfmodel.prices import Prices
 from perfmodel.products import PHASES
@@ -96,8 +95,7 @@ def play_step(
     parts = replace(parts, packing_s=parts.packing_s + bookkeeping(parts))
     program = _Program(work, parts, cast, details.overlap, one_stream)
     program.build()
-    groups = {**represented_groups(_first_units(work.layout, cast.units), len(cast.units)),
-              "world": np.zeros(cast.num_ranks, np.int64)}  # fmt: skip
+    groups = _groups(work.layout, len(cast.units))
     if machine.is_calibrated_host and hidden < 1:
         scaled = [one * turns if operation.axis is None else one
                   for operation, one in zip(program.operations, program.seconds, strict=True)]  # fmt: skip
@@ -113,9 +111,13 @@ def play_step(
     )  # fmt: skip
 
 
-def _first_units(layout: Layout, units: Sequence[int]) -> Layout:
-    """The layout of the units played, one after the other."""
-    return replace(layout, replicas=len(units), placement="unit_first")
+def _groups(layout: Layout, num_units: int) -> dict[str, Ints]:
+    """Numbers of the groups of every axis that the ranks of some units are in, unit by unit [R]."""
+    unit, place = np.divmod(np.arange(num_units * layout.unit, dtype=np.int64), layout.unit)
+    inside = {"shard": layout.shard_degree, "graph": layout.graph_degree, "expert": layout.expert_degree}
+    groups = {axis: unit * (layout.unit // degree) + place // degree for axis, degree in inside.items()}
+    copies = {"shard_copies": place % layout.shard_degree, "expert_copies": place % layout.expert_degree}
+    return {**groups, **copies, "world": np.zeros(len(unit), np.int64)}
 
 
 @dataclass(frozen=True, kw_only=True)
