@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perfmodel.memory_tiers import place_in_tiers
 from perfmodel.planner import Finalist, Other, Plan
 from perfmodel.questions import hours
 from perfmodel.search import describe
@@ -70,8 +71,18 @@ def _memory(plan: Plan) -> str:
     said = [f"{cause} {value / 1e9:.2f}" for cause, value in causes if value > SMALL * chosen.memory.total_bytes]
     return (
         f"Memory: {chosen.memory_bytes / 1e9:.2f} GB of {plan.memory_limit_bytes / 1e9:.2f} GB per rank, most at "
-        f"'{chosen.memory.peak}' ({', '.join(said)} GB)."
+        f"'{chosen.memory.peak}' ({', '.join(said)} GB)." + _second_memory(plan)
     )
+
+
+def _second_memory(plan: Plan) -> str:
+    if not plan.machine.second_memory_bytes_per_node:
+        return ""
+    tiers = place_in_tiers(plan.chosen.memory, plan.machine)
+    if not tiers.second_bytes:
+        return " All of it lies in the first memory."
+    what = ", ".join(f"{cause} {size / 1e9:.2f}" for cause, size in tiers.second.items())
+    return f" {tiers.second_bytes / 1e9:.2f} GB of it lie in the second memory ({what} GB)."
 
 
 def _lost(plan: Plan) -> list[str]:

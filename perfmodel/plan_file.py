@@ -12,6 +12,7 @@ import numpy as np
 from janus.config import to_mapping
 from perfmodel.advice import explanation
 from perfmodel.machine import Machine
+from perfmodel.memory_tiers import place_in_tiers
 from perfmodel.planner import Finalist, Other, Plan
 from perfmodel.search import describe
 from perfmodel.sensitivity import Outcome
@@ -96,7 +97,7 @@ def _prediction(plan: Plan) -> dict[str, Any]:
         "phase_s": prediction.phase_s, "cause_s": prediction.cause_s, "communication_s": prediction.communication_s,
         "memory_bytes": chosen.memory_bytes, "memory_limit_bytes": plan.memory_limit_bytes,
         "memory_by_cause_bytes": {"process": memory.base_bytes, **memory.cause_bytes},
-        "memory_by_phase_bytes": memory.phase_bytes, "memory_peak": memory.peak,
+        "memory_by_phase_bytes": memory.phase_bytes, "memory_peak": memory.peak, "memory_tiers": _tiers(plan),
         "flops_model": prediction.flops_model, "flops_executed": prediction.flops_executed,
         "percent_of_peak": None if peak is None else
         100 * prediction.flops_model / prediction.step_s / (devices * peak.flops_per_s),
@@ -106,6 +107,17 @@ def _prediction(plan: Plan) -> dict[str, Any]:
         "oversubscribed": prediction.oversubscribed, "notes": list(plan.notes),
         "sampled_batches": request.num_batches, "data_fingerprint": plan.data.fingerprint,
         "assumptions": machine.assumptions(),
+    }  # fmt: skip
+
+
+def _tiers(plan: Plan) -> dict[str, Any] | None:
+    """What lies in which of two memories; None on a machine with one."""
+    if not plan.machine.second_memory_bytes_per_node:
+        return None
+    tiers = place_in_tiers(plan.chosen.memory, plan.machine)
+    return {
+        "first_bytes": tiers.first_bytes, "second_bytes": tiers.second_bytes, "second_by_cause_bytes": tiers.second,
+        "moved_bytes_per_step": tiers.moved_bytes_per_step,
     }  # fmt: skip
 
 

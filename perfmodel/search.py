@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from janus.errors import UserError
 from perfmodel.candidates import Candidates, Space, enumerate_candidates
-from perfmodel.search_memory import memory_bytes
+from perfmodel.search_memory import memory_bytes, transfers_s
 from perfmodel.search_parts import Job, Pricing, SearchParts, Tables
 from perfmodel.step_parts import StepParts
 from perfmodel.step_time import StepSeconds, combine
@@ -80,6 +80,8 @@ def search(
     chosen = every.take(fits)
     on_stage(f"time of {len(chosen):,} candidates that fit")
     priced = Pricing(tables, chosen).build()
+    moved_s = transfers_s(job.machine, used[fits], job.machine.devices_per_node)
+    priced = replace(priced, parts=replace(priced.parts, transfers_s=moved_s))
     structures = _by_world(chosen, lambda world: float(job.batch_of(world)))
     return Found(
         candidates=chosen, considered=len(every), memory_bytes=used[fits], limit_bytes=limit[fits],

@@ -17,6 +17,7 @@ from perfmodel.candidates import Candidates
 from perfmodel.live_rows import ROW_KINDS, row_vector
 from perfmodel.machine import Machine
 from perfmodel.memory import BASE_BYTES, MemoryPrediction, memory_coefficients
+from perfmodel.memory_tiers import MOVES
 from perfmodel.products import Counts
 from perfmodel.search_parts import Tables
 from perfmodel.step_work import RunSettings
@@ -29,14 +30,25 @@ BATCH = ("world_size", "graph_degree", "cap", "expert_degree", "expert_strategy"
 
 
 def computes_on_cores(machine: Machine) -> bool:
-    """Whether ranks run on CPU cores, whose C library keeps freed memory: devices named after a CPU or cores."""
+    """Whether ranks run on CPU cores, not on accelerators: devices named after a CPU or cores."""
     words = machine.device_name.lower().replace("(", " ").split()
     return machine.is_calibrated_host or any(word in ("cpu", "core", "cores") for word in words)
 
 
 def used_bytes(prediction: MemoryPrediction, machine: Machine) -> float:
-    """What counts against a limit: resident bytes on cores, else allocated ones."""
-    return prediction.resident_bytes if computes_on_cores(machine) else prediction.total_bytes
+    """What counts against a limit: resident bytes on a calibrated host, else allocated ones (as ``memory_tiers``)."""
+    return prediction.resident_bytes if machine.is_calibrated_host else prediction.total_bytes
+
+
+def transfers_s(machine: Machine, used: Floats, ranks_per_node: int) -> Floats:
+    """Seconds per step of traffic with a second memory, of ranks that use so much [C]; 0 where its rate is not known.
+
+    What finds no room in the first memory moves twice: moments and average leave first, read and written once a step.
+    """
+    if not machine.second_memory_bytes_per_node or machine.second_memory_bytes_per_s is None:
+        return np.zeros(len(used))
+    over = np.maximum(used - machine.memory_bytes_per_node / ranks_per_node, 0.0)
+    return np.asarray(MOVES["moments"] * over / machine.second_memory_bytes_per_s)
 
 
 def memory_bytes(tables: Tables, candidates: Candidates) -> Floats:
@@ -78,9 +90,9 @@ def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats
 
 
 def _moments(tables: Tables, layout: Layout, settings: RunSettings, micro_batches: int) -> Floats:
-    """Bytes of every moment per row, the constant last: resident ones on cores, else allocated ones."""
+    """Bytes of every moment per row, the constant last: resident ones on a calibrated host, else allocated ones."""
     found = memory_coefficients(tables.job.model, layout, settings, micro_batches=micro_batches)
-    return found.resident_totals if computes_on_cores(tables.job.machine) else found.totals
+    return found.resident_totals if tables.job.machine.is_calibrated_host else found.totals
 
 
 def _per_batch_and_division(tables: Tables) -> tuple[Floats, Floats]:
