@@ -182,7 +182,8 @@ def replay(
         played.append(_played(
             depth, machine, compute, factors, prices, slowest_over_this, noise, overlap, one_stream, record
         ))  # fmt: skip
-        notes += [note for note in said if note not in notes]
+        where = f"{depth.num_blocks} blocks: " if len(depths) > 1 and compute != "measured" else ""
+        notes += [where + note for note in said if where + note not in notes]
     notes += [note for note in prices.notes if note not in notes]
     result = played[0]
     if len(played) == 2:
