@@ -26,7 +26,7 @@ def test_states_are_five_copies_and_a_bucket():
 def test_nothing_to_work_on_keeps_nothing_alive_but_the_base_and_states():
     prediction = predict_memory(preset("matris-tiny"), [], recompute=False)
     assert prediction.activation_bytes == prediction.batch_bytes == 0
-    assert prediction.total_bytes == prediction.base_bytes + prediction.states_bytes
+    assert prediction.total_bytes == prediction.base_bytes + prediction.states_bytes + prediction.cause_bytes["buffers"]
 
 
 def test_the_largest_micro_batch_decides_and_recompute_saves():
