@@ -25,7 +25,7 @@ from janus.presets import preset
 from perfmodel.dataset import DataCounts
 from perfmodel.machine import Machine, load_machine
 from perfmodel.mean_configurations import MEAN_CONFIGURATION, mean_configurations
-from perfmodel.memory import activation_bytes, states_bytes
+from perfmodel.memory import predict_rank_memory
 from perfmodel.network.noise import Noise
 from perfmodel.start_up import start_up_seconds
 from perfmodel.step_time import ASSUMED_DEVIATION, ASSUMED_OVERLAP, predict
@@ -207,11 +207,13 @@ def _with_recompute(machine: Machine, model: ModelConfig, given: FullMachineAssu
 
 
 def rank_memory_bytes(model: ModelConfig, given: FullMachineAssumptions) -> float:
-    """Bytes of one rank: its shard of the states, and the activations of its part of the fullest micro-batch."""
-    at_once = min(given.configurations_per_unit, given.configurations_per_micro_batch)
-    share = given.configuration.scaled(at_once / given.unit)
-    activations = activation_bytes(model, share, recompute=bool(given.recompute), dtype=given.dtype)
-    return states_bytes(model, given.dtype, average=False) / given.unit + activations
+    """Bytes of the fullest rank of a unit at the peak of a step, allocated (``memory.predict_rank_memory``)."""
+    work = _one_unit(model, given, given.configurations_per_unit)
+    return max(
+        predict_rank_memory(model, [batch.counts for batch in rank.micro_batches], work.layout, work.settings,
+                            rank=rank.rank).total_bytes
+        for rank in work.ranks
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=8)

@@ -27,7 +27,7 @@ from perfmodel.compute_time import COMPUTE_CAUSES
 from perfmodel.machine import Machine
 from perfmodel.mean_configurations import MEAN_CONFIGURATION
 from perfmodel.memory import predict_rank_memory
-from perfmodel.paper_parts import BASES, FEW, MANY, UNIT, UnitParts, Work, of_cpus
+from perfmodel.paper_parts import BASES, FEW, MANY, UNIT, UnitParts, Work, of_cpus, unit_work
 from perfmodel.paper_search import Assignments
 from perfmodel.paper_slowest import slowest_in_unit, slowest_over_mean
 from perfmodel.paper_unknowns import (
@@ -267,7 +267,7 @@ class PaperModel:
                 chosen = (self._place(values) == place) & ((values["recompute"] == YES) == recompute)
                 if not chosen.any():
                     continue
-                states, each = _memory_line(parts, recompute)
+                states, each = _memory_line(recompute)
                 kept = each * at_once[chosen] * values["kept"][chosen]
                 result[chosen] = (states + kept) / _available_bytes(parts.machine)
         return result
@@ -290,12 +290,12 @@ def _available_bytes(machine: Machine) -> float:
 
 
 @lru_cache
-def _memory_line(parts: UnitParts, recompute: bool) -> tuple[float, float]:
+def _memory_line(recompute: bool) -> tuple[float, float]:
     """Bytes of a rank of L: without a batch, and of each mean configuration of its unit."""
     work = Work(model=preset(MODELS["l"]), recompute=recompute)
     found = []
     for number in (FEW, MANY):
-        unit = parts.work(work, number)
+        unit = unit_work(work, number)
         found.append(max(
             predict_rank_memory(work.model, [batch.counts for batch in rank.micro_batches], unit.layout, unit.settings,
                                 rank=rank.rank).total_bytes for rank in unit.ranks

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +38,9 @@ Floats = NDArray[np.float64]
 BASES = ("fixed", "flops", "bytes", "calls", "latency", "inside", "fabric")
 PER_STEP = ("root_gather_s", "first_gather_s", "optimizer_s", "outside_s")  # whatever the number of micro-batches
 BETWEEN_UNITS = ("sums_s", "last_sum_s", "control_s", "norm_s")
+OF_MESSAGES = ("root_gather_s", "first_gather_s", "gathers_s", "scatters_s", "last_scatter_s", "halos_s", "exchanges_s",
+               "group_sums_s", "composition_s")  # fmt: skip
+CONSTANT = ("plan_s",)  # whatever the rates
 SUM_SHARES = ("sums_cover", "pipelined")
 SHARES = ("gathers_cover", "scatters_cover", "halos_cover", "exchanges_cover", "loader_hidden", "turns")
 FEW, MANY = 2, 6  # configurations of a unit between which the line is drawn
@@ -60,6 +64,13 @@ class Work:
             recompute=self.recompute, expert_strategy="tokens" if self.strategy == "tokens" else "weights",
             expert_replication=self.planned, expert_compression=self.compressed, clips=False, averages=False,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def unit_work(work: Work, number: int) -> StepWork:
+    """One unit's step on ``number`` alike configurations in one micro-batch; the same on every machine."""
+    data = mean_configurations(number)
+    return step_work(work.model, data, range(number), unit_layout(UNIT, 1), work.settings())
 
 
 class _OnePart(Prices):
@@ -123,7 +134,6 @@ class UnitParts:
         self._prices: dict[tuple[float, tuple[str, ...]], UnitPrices] = {}
         self._lines: dict[Work, _Lines] = {}
         self._sums: dict[tuple[Work, tuple[str, ...]], tuple[Grid, Floats]] = {}
-        self._works: dict[tuple[Work, int], StepWork] = {}
 
     def parts(
         self, work: Work, scales: Floats, *, each: Floats, micro_batches: Floats, size: Floats, units: Floats,
@@ -149,14 +159,6 @@ class UnitParts:
         values["sums_cover"] = values["sums_cover"] / np.maximum(micro_batches, 1.0)
         return StepParts(**values)
 
-    def work(self, work: Work, number: int) -> StepWork:
-        """One unit's step on ``number`` alike configurations in one micro-batch."""
-        key = (work, number)
-        if key not in self._works:
-            data = mean_configurations(number)
-            self._works[key] = step_work(work.model, data, range(number), unit_layout(UNIT, 1), work.settings())
-        return self._works[key]
-
     def prices(self, taper: float = 1.0, all_reduces: tuple[str, ...] = ALL_REDUCES) -> UnitPrices:
         """Prices on the machine with this taper of its leaf switches."""
         key = (taper, all_reduces)
@@ -167,8 +169,8 @@ class UnitParts:
             self._prices[key] = UnitPrices(replace(self.machine, fabric=tapered), all_reduces=all_reduces)
         return self._prices[key]
 
-    def _circumstances(self, basis: str, prices: Prices) -> Circumstances:
-        """Rates and prices of which only one basis costs anything, at one second per unit of it ("none": nothing)."""
+    def _circumstances(self, basis: str, part: str, prices: Prices) -> Circumstances:
+        """Rates of which only one basis costs anything, at one second per unit of it, and one part of the prices."""
         given = self.machine.require_rates()[0]
         no_cost = {
             entry.name: math.inf for entry in fields(given)
@@ -187,9 +189,8 @@ class UnitParts:
                       "optimizer_bytes_per_s": given.optimizer_bytes_per_s / plain},
             "calls": {"op_s": 1.0},
         }  # fmt: skip
-        part = _OnePart(prices, basis if basis in ("latency", "inside", "fabric") else "none", self._axes_inside)
-        rates = replace(free, **changed.get(basis, {}))
-        return Circumstances(rates=rates, prices=part, control=part)
+        one = _OnePart(prices, part, self._axes_inside)
+        return Circumstances(rates=replace(free, **changed[basis]), prices=one, control=one)
 
     def _of(self, work: Work) -> _Lines:
         if work not in self._lines:
@@ -197,7 +198,7 @@ class UnitParts:
             slope = (many - few) / (MANY - FEW)
             rates = self.machine.require_rates()[0]
             prices = self.prices()
-            shares, _, _ = parts_of(self.work(work, FEW), Circumstances(rates=rates, prices=prices, control=prices))
+            shares, _, _ = parts_of(unit_work(work, FEW), Circumstances(rates=rates, prices=prices, control=prices))
             self._lines[work] = _Lines(
                 fixed=few - FEW * slope, slope=slope,
                 shares=np.concatenate([getattr(shares, name)[0].ravel() for name in SHARES]),
@@ -205,12 +206,24 @@ class UnitParts:
         return self._lines[work]
 
     def _seconds(self, work: Work, number: int) -> Floats:
-        """[bases, N] of one unit."""
-        rows = {basis: self._flat(self.work(work, number), basis, _names()) for basis in ("none", *BASES)}
-        return np.stack([rows[basis] - (basis != "fixed") * rows["none"] for basis in BASES])
+        """[bases, N] of one unit. Seconds of messages and all others are different fields: two bases at a time."""
+        of_messages = np.concatenate([
+            np.full(stop - start, name in OF_MESSAGES) for name, start, stop, _ in _layout_of_fields()
+        ])  # fmt: skip
+        constant = np.concatenate([
+            np.full(stop - start, name in CONSTANT) for name, start, stop, _ in _layout_of_fields()
+        ])  # fmt: skip
+        result = np.zeros((len(BASES), len(of_messages)))
+        for basis, part in (("fixed", "none"), ("flops", "latency"), ("bytes", "inside"), ("calls", "fabric")):
+            flat = self._flat(unit_work(work, number), basis, part, _names(), self.prices())
+            own = ~of_messages if basis == "fixed" else ~of_messages & ~constant
+            result[BASES.index(basis)] += np.where(own, flat, 0.0)
+            if part != "none":
+                result[BASES.index(part)] += np.where(of_messages, flat, 0.0)
+        return result
 
-    def _flat(self, work: StepWork, basis: str, names: tuple[str, ...], prices: Prices | None = None) -> Floats:
-        parts, _, _ = parts_of(work, self._circumstances(basis, prices or self.prices()))
+    def _flat(self, work: StepWork, basis: str, part: str, names: tuple[str, ...], prices: Prices) -> Floats:
+        parts, _, _ = parts_of(work, self._circumstances(basis, part, prices))
         return np.concatenate([getattr(parts, name)[0].ravel() for name in names])
 
     def _between(
@@ -221,14 +234,15 @@ class UnitParts:
         if key not in self._sums:
             self._sums[key] = self._table_of_sums(*key)
         grid, shares = self._sums[key]
-        table = grid(np.log(units), taper)  # [C, bases, N]
-        seconds = np.einsum("cb,cbn->cn", scales, table)
+        table = grid(np.log(units), taper)  # [C, latency and fabric, N]
+        chosen = [BASES.index("latency"), BASES.index("fabric")]
+        seconds = np.einsum("cb,cbn->cn", scales[:, chosen], table)
         values = _split(seconds, BETWEEN_UNITS)
         return values | {name: np.broadcast_to(value, (len(scales),)).copy()
                          for name, value in zip(SUM_SHARES, shares, strict=True)}  # fmt: skip
 
     def _table_of_sums(self, work: Work, all_reduces: tuple[str, ...]) -> tuple[Grid, Floats]:
-        one = self.work(work, FEW)
+        one = unit_work(work, FEW)
         numbers = [max(2, self.full_units // over) for over in FULL_OVER]
         rows, shares = [], np.zeros(2)
         for units in numbers:
@@ -236,10 +250,12 @@ class UnitParts:
             by_taper = []
             for taper in TAPERS:
                 prices = self.prices(taper, all_reduces)
-                flat = {basis: self._flat(job, basis, BETWEEN_UNITS, prices) for basis in ("none", *BASES)}
-                by_taper.append([flat[basis] - (basis != "fixed") * flat["none"] for basis in BASES])
+                both = [self._flat(job, "fixed", part, (*BETWEEN_UNITS, *SUM_SHARES), prices)
+                        for part in ("latency", "fabric")]  # fmt: skip
+                size = len(both[0]) - len(SUM_SHARES)
+                shares = both[0][size:]
+                by_taper.append([flat[:size] for flat in both])
             rows.append(by_taper)
-            shares = self._flat(job, "none", SUM_SHARES)
         return Grid([np.log(numbers), np.array(TAPERS)], np.array(rows), beyond=(0,)), shares
 
 

@@ -36,6 +36,7 @@ class Grid:
 
     def __call__(self, *places: Floats) -> Floats:
         """Values at places, one array [C] per axis; result [C, ...]."""
+        places = tuple(np.broadcast_arrays(*places))
         lower, weights = [], []
         for number, (axis, place) in enumerate(zip(self.axes, places, strict=True)):
             left = np.clip(np.searchsorted(axis, place, side="right") - 1, 0, len(axis) - 2)

@@ -22,6 +22,7 @@ EXAMPLES = """examples:
 
 what is printed: docs/prediction.md, "The published table"
 """
+WIDTH = 150  # columns at least: the tables cannot be read on fewer
 MOST_MOVED = 0.02  # of its range: less is not called a move
 
 
@@ -79,6 +80,7 @@ def _print(document: Mapping[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    console.width = max(console.width, WIDTH)
     for report in document["machines"]:
         _print_rows(console, report)
         _print_identities(console, report["identities"])
