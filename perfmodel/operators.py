@@ -1,8 +1,8 @@
-"""What a model does beside matrix products: fused operators by kind, and plain elementwise traffic, per phase.
+"""What a model does beside matrix products in fused operators, by kind and phase.
 
 It owns how many elements (rows x channels) and passes each phase touches; the seconds per element come from a
-machine's rates. The kinds are those of janus/kernels/operators.py. Phase by phase an operator runs its forward (FE),
-its backward (FF), its double backward (BF) and its backward again (BE).
+machine's rates, everything else from ``plain_arithmetic``. The kinds are those of janus/kernels/operators.py. Phase by
+phase an operator runs its forward (FE), its backward (FF), its double backward (BF) and its backward again (BE).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from perfmodel.products import PHASES, Counts, Product, RowKind
 
-Kind = Literal["gather", "silu", "gated_norm", "attention_sums", "weighted_sum", "plain"]
+Kind = Literal["gather", "silu", "gated_norm", "attention_sums", "weighted_sum"]
 FUSED_KINDS: tuple[Kind, ...] = ("gather", "silu", "gated_norm", "attention_sums", "weighted_sum")
 PASS_NAMES = (
     "forward",
@@ -39,11 +39,7 @@ LOOPS = {"weighted_sum": {"FE": 1, "FF": 2, "BF": 4, "BE": 2}}  # compiled loops
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """``copies`` equal operators on [rows, channels]. kind "plain": unfused arithmetic, with arrays per phase.
-
-    arrays: only for "plain": arrays of rows x channels that each pass reads or writes.
-    top_k: experts per token, where rows are copies of tokens.
-    """
+    """``copies`` equal operators on [rows, channels]. top_k: experts per token, where rows are copies of tokens."""
 
     part: str
     kind: Kind
@@ -51,7 +47,6 @@ class Operator:
     channels: int
     copies: float = 1
     reaches_loss: bool = True
-    arrays: tuple[float, float, float] = (0.0, 0.0, 0.0)
     top_k: float = 1
 
     def elements(self, counts: Counts) -> float:
@@ -84,8 +79,6 @@ def phase_elements(operators: Iterable[Operator], products: Iterable[Product], c
     """
     result = Elements(fused={phase: no_elements() for phase in PHASES}, launches=dict.fromkeys(PHASES, 0.0))
     for operator in operators:
-        if operator.kind == "plain":
-            continue
         elements = operator.elements(counts)
         for phase in PHASES:
             if operator.runs_in(phase):
@@ -96,13 +89,3 @@ def phase_elements(operators: Iterable[Operator], products: Iterable[Product], c
             result.fused["BE"]["silu"]["forward"] += product.num_rows(counts) * product.copies * product.inputs
             result.launches["BE"] += product.copies
     return result
-
-
-def residual(part: str, rows: RowKind, channels: int) -> Operator:
-    """y = update + w x: a product and a sum; the gradient is summed where x is used again."""
-    return Operator(part=part, kind="plain", rows=rows, channels=channels, arrays=(5, 6, 9))
-
-
-def fan_out(part: str, rows: RowKind, channels: int, uses: int) -> Operator:
-    """A tensor used several times: its gradients are added up, in the backward and in the double backward."""
-    return Operator(part=part, kind="plain", rows=rows, channels=channels, copies=uses - 1, arrays=(0, 3, 3))

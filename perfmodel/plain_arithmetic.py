@@ -7,8 +7,8 @@ Numbers moved in a phase = sum over table lines of rows(kind) x channels(unit) x
 of a kernel counts once, an index of 8 bytes as two numbers of 4. The tables were counted, not estimated: every operator
 that a real step dispatches (torch 2.13, CPU), sorted by the number of its rows, for models of 3 and 4 blocks and
 several widths; the coefficients of the unknown widths came out whole. "block": per block; "outside": the rest, with
-what the first and the last block do less (so a model of one block is counted too low). tests/perfmodel/test_executed.py
-holds bytes and calls to the counter again.
+what the first and the last block do less. tests/perfmodel/test_executed.py holds bytes and calls to the counter again,
+for other depths and widths.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def products_of(model: ModelConfig) -> list[Product]:
 
 
 def operators_of(model: ModelConfig) -> list[Operator]:
-    """Everything of one energy forward that is not a matrix product."""
+    """Every fused operator of one energy forward."""
     return workload_matris.operators(model) if model.family == "matris" else workload_moe.operators(model)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 
 from janus.config import ModelConfig
-from perfmodel.operators import Operator, fan_out, residual
+from perfmodel.operators import Operator
 from perfmodel.products import Product, RowKind
 
 
@@ -166,17 +166,11 @@ def parameters(model: ModelConfig) -> dict[str, int]:
 
 
 def operators(model: ModelConfig) -> list[Operator]:
-    """Everything of one energy forward that is not a matrix product."""
+    """Every fused operator of one energy forward."""
     d = model.width
     result = [
-        # distances, images and cosines, envelopes, radial and angular bases: short rows, several passes each
-        Operator(part="embedding", kind="plain", rows="edges", channels=3, arrays=(12, 12, 24)),
-        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=model.num_radial, arrays=(8, 12, 24)),
-        Operator(part="embedding", kind="plain", rows="angles", channels=3, arrays=(9, 12, 18)),
-        Operator(part="embedding", kind="plain", rows="angles", channels=model.num_angular, arrays=(6, 8, 12)),
         Operator(part="embedding", kind="silu", rows="angles", channels=d),
         Operator(part="embedding", kind="silu", rows="edge_pairs", channels=d),
-        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=d, arrays=(3, 5, 10)),
     ]
     for block in range(model.num_blocks):
         result += _block_operators(model, f"block {block}", is_last=block == model.num_blocks - 1)
@@ -198,10 +192,7 @@ def _attention_operators(part: str, width: int, rows: RowKind, nodes: RowKind, s
     result = [
         *gated_operators(part, width, rows, tables=3 if shared_rows else 2),
         Operator(part=part, kind="attention_sums", rows=rows, channels=width, copies=2),
-        Operator(part=part, kind="plain", rows=nodes, channels=2 * width, arrays=(9, 12, 20)),
         *gated_operators(part, width, nodes, tables=0),
-        residual(part, nodes, width),
-        fan_out(part, "edge_pairs" if shared_rows else rows, width, uses=5),
     ]
     if shared_rows:  # one line per pair, read by its two directed edges: logits are gathered, values averaged
         result.append(Operator(part=part, kind="gather", rows=rows, channels=width, copies=3))
@@ -213,8 +204,6 @@ def _block_operators(model: ModelConfig, part: str, is_last: bool) -> list[Opera
     result = [
         *_attention_operators(part, d, "angles", "edge_pairs", shared_rows=False),
         *_attention_operators(part, d, "edges", "atoms", shared_rows=True),
-        residual(part, "angles", d),
-        residual(part, "edge_pairs", d),
         *gated_operators(part, d, "angles", tables=3),
         *gated_operators(part, d, "edges", tables=3),
         Operator(part=part, kind="weighted_sum", rows="angles", channels=d),
@@ -224,10 +213,6 @@ def _block_operators(model: ModelConfig, part: str, is_last: bool) -> list[Opera
         # bonds out of pairs twice, updates of bonds into pairs; messages to bonds into pairs
         Operator(part=part, kind="gather", rows="bond_pairs", channels=d, copies=3),
         Operator(part=part, kind="gather", rows="bond_pairs", channels=2 * d),
-        residual(part, "edge_pairs", d),
-        residual(part, "atoms", d),
-        fan_out(part, "angles", d, uses=3),
-        fan_out(part, "edges", d, uses=2),
     ]
     if model.compat or not is_last:
         dead = is_last
@@ -235,8 +220,6 @@ def _block_operators(model: ModelConfig, part: str, is_last: bool) -> list[Opera
             Operator(part=part, kind="silu", rows="angles", channels=d, reaches_loss=not dead),
             Operator(part=part, kind="silu", rows="edges", channels=d, reaches_loss=not dead),
             Operator(part=part, kind="gather", rows="edges", channels=d, reaches_loss=not dead),
-            Operator(part=part, kind="plain", rows="angles", channels=d, arrays=(5, 6, 9), reaches_loss=not dead),
-            Operator(part=part, kind="plain", rows="edge_pairs", channels=d, arrays=(5, 6, 9), reaches_loss=not dead),
         ]
     return result
 

@@ -8,11 +8,9 @@ Source of the architecture: arXiv 2604.15821 (totals, top-k); the rest is this p
 from __future__ import annotations
 
 from janus.config import ExpertConfig, ModelConfig
-from perfmodel.operators import Operator, fan_out
+from perfmodel.operators import Operator
 from perfmodel.products import Product, RowKind
 from perfmodel.workload_matris import energy_head, gated_operators
-
-NORM_ARRAYS = (3.0, 6.0, 24.0)  # layer normalisation by torch: its double backward is a dozen elementwise kernels
 
 
 def experts_of(model: ModelConfig) -> ExpertConfig:
@@ -75,26 +73,17 @@ def _experts(
 
 
 def operators(model: ModelConfig) -> list[Operator]:
-    """Everything of one energy forward that is not a matrix product."""
+    """Every fused operator of one energy forward."""
     d = model.width
     result = [
-        Operator(part="embedding", kind="plain", rows="edges", channels=3, arrays=(12, 12, 24)),
-        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=model.num_radial, arrays=(8, 12, 24)),
-        Operator(part="embedding", kind="plain", rows="angles", channels=3, arrays=(9, 12, 18)),
-        Operator(part="embedding", kind="plain", rows="angles", channels=model.num_angular, arrays=(6, 8, 12)),
         Operator(part="embedding", kind="silu", rows="angles", channels=model.angle_width),
         Operator(part="embedding", kind="silu", rows="edge_pairs", channels=d),
-        Operator(part="embedding", kind="plain", rows="edge_pairs", channels=d, arrays=NORM_ARRAYS),
         Operator(part="embedding", kind="gather", rows="edges", channels=d),
         Operator(part="embedding", kind="gather", rows="bonds", channels=model.num_radial),
     ]
     for block in range(model.num_blocks):
         result += _block_operators(model, f"block {block}")
-    return [*result, Operator(part="readout", kind="plain", rows="atoms", channels=5 * d, arrays=(3, 5, 12))]
-
-
-def _norm(part: str, rows: RowKind, channels: int) -> Operator:
-    return Operator(part=part, kind="plain", rows=rows, channels=channels, arrays=NORM_ARRAYS)
+    return result
 
 
 def _block_operators(model: ModelConfig, part: str) -> list[Operator]:
@@ -102,32 +91,19 @@ def _block_operators(model: ModelConfig, part: str) -> list[Operator]:
     return [
         *gated_operators(part, a, "angles", tables=2),
         Operator(part=part, kind="weighted_sum", rows="angles", channels=a),
-        fan_out(part, "angles", a, uses=3),
-        Operator(part=part, kind="plain", rows="bonds", channels=a, arrays=(3, 6, 9)),
         Operator(part=part, kind="gather", rows="bonds", channels=d, copies=2),
         Operator(part=part, kind="gather", rows="edges", channels=d, copies=2),  # both atoms of each edge
-        _norm(part, "atoms", 3 * d),
-        _norm(part, "edges", 2 * d),
-        fan_out(part, "edges", d, uses=5),
-        *_expert_operators(part, "edges", d, experts.message_hidden, experts),
+        _expert_operators(part, "edges", d, experts),
         Operator(part=part, kind="gather", rows="edges", channels=d, copies=2),  # queries out, weighted values in
         Operator(part=part, kind="gather", rows="edges", channels=model.num_heads),  # sums of the weights
-        Operator(part=part, kind="plain", rows="edges", channels=d, arrays=(8, 16, 32)),
-        *_expert_operators(part, "atoms", d, experts.feature_hidden, experts),
+        _expert_operators(part, "atoms", d, experts),
     ]
 
 
-def _expert_operators(part: str, rows: RowKind, width: int, hidden: int, experts: ExpertConfig) -> list[Operator]:
-    """Copies of the tokens, silu(core) * gate, weighting, the sum back, and the loads by sorting."""
-    k, shared = experts.top_k, experts.num_shared_experts
+def _expert_operators(part: str, rows: RowKind, width: int, experts: ExpertConfig) -> Operator:
+    """Copies of the tokens, and their sum back."""
     copies: RowKind = "message_copies" if rows == "edges" else "feature_copies"
-    return [
-        Operator(part=part, kind="gather", rows=copies, channels=width, copies=2, top_k=k),
-        Operator(part=part, kind="plain", rows=copies, channels=width, arrays=(5, 8, 12), top_k=k),
-        Operator(part=part, kind="plain", rows=copies, channels=hidden, arrays=(5, 11, 30), top_k=k),
-        Operator(part=part, kind="plain", rows=rows, channels=shared * hidden, arrays=(5, 11, 30)),
-        Operator(part=part, kind="plain", rows=rows, channels=width, arrays=(6, 3, 6)),
-    ]
+    return Operator(part=part, kind="gather", rows=copies, channels=width, copies=2, top_k=experts.top_k)
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:

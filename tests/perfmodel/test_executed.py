@@ -63,6 +63,7 @@ def case(model: object, where: Layout, **options: object) -> Case:
 
 CASES = {
     "MatRIS": case(WIDE, layout(1)),
+    "MatRIS, one block": case(replace(WIDE, num_blocks=1, width=24), layout(1), structures="metals"),
     "MatRIS, recomputed": case(WIDE, layout(1), recompute=True),
     "MatRIS, data": case(WIDE, layout(1, 2), max_work=1500),
     "MatRIS, shard": case(WIDE, layout(2, shard=2)),
@@ -71,6 +72,7 @@ CASES = {
     "MatRIS, graph over four, recomputed": case(WIDE, layout(4, graph=4), recompute=True),
     "MatRIS, shard and graph": case(WIDE, layout(4, shard=4, graph=2), max_work=2500),
     "MoE": case(WIDE_MOE, layout(1)),
+    "MoE, five blocks": case(replace(WIDE_MOE, num_blocks=5, width=64), layout(2, graph=2), structures="metals"),
     "MoE, recomputed": case(WIDE_MOE, layout(1), recompute=True),
     "MoE, shard": case(WIDE_MOE, layout(2, 2, shard=2)),
     "MoE, graph": case(WIDE_MOE, layout(2, graph=2), recompute=True),
@@ -87,8 +89,10 @@ CASES = {
 
 
 # the rest differ from these in one point each
-SLOW = {"MatRIS, recomputed", "MatRIS, shard", "MatRIS, graph", "MoE, recomputed", "MoE, expert, recomputed",
-        "MoE, shard", "MoE, expert over four", "MoE, weights", "MatRIS, shard and graph", "MoE, graph"}  # fmt: skip
+SLOW = {
+    "MatRIS, recomputed", "MatRIS, shard", "MatRIS, graph", "MatRIS, shard and graph", "MoE, five blocks",
+    "MoE, recomputed", "MoE, shard", "MoE, graph", "MoE, expert, recomputed", "MoE, expert over four", "MoE, weights",
+}  # fmt: skip
 every_case = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CASES]
 )
