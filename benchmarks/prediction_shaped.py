@@ -4,8 +4,9 @@ Four hosts (network namespaces, two racks of two; ``shaped/``) with one rank eac
 over gloo, in rounds within one launch, for every setting of rates and delay. All four share this machine's cores, so
 compute is that of four ranks on one host, and only messages take the network's time.
 
-Predicted: compute by the machine file of this host (janus calibrate), collectives by closed form on the shape's rates
-and delays with the library's constants from messages between two ranks. No step and no collective is fitted.
+Predicted: compute by the machine file of this host (janus calibrate); collectives by closed form on the shape's rates
+and delays (payload's part of the rate from messages between two ranks), plus what they take among four ranks of this
+host without a network, by the same machine file. Nothing is fitted to what is measured across the network.
 
 error: predicted / measured - 1, median over steps. regret: of the layout predicted to be fastest, over the one measured
 to be. Needs root on Linux as ``shaped_network.py`` does; under three minutes per setting on a quiet host.
@@ -165,8 +166,13 @@ def judge_setting(entry: Mapping[str, Any], machine: Machine, store: str) -> dic
     from prediction_predict import Predictor
     from shaped.prediction import StepPrices
 
+    from perfmodel.prices import HostPrices
+    from perfmodel.step_time import rates_for
+
     shape = shape_of(entry["setting"])
-    prices = StepPrices.of_messages(shape, entry["lines"])
+    rates, _ = rates_for(machine, shape.num_hosts)
+    software = HostPrices(machine, rates, "gloo")
+    prices = StepPrices.of_messages(shape, entry["lines"], software)
     cases = prediction_judge.measured_cases(entry["lines"], {case.key: case for case in CASES})
     judged = prediction_judge.judge(
         cases, Predictor(machine, {EQUAL: store}, models={MODEL_NAME: MODEL}, prices=prices)

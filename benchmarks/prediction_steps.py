@@ -9,6 +9,7 @@ rounds see the initial gates of experts and every layout must reach the same los
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import sys
@@ -137,6 +138,8 @@ def measure_rounds(job: Mapping[str, Any], communicator: Communicator) -> None:
         store = open_data(Path(job["stores"][chosen["data"]]), model)
         cases = [Case(**case) for case in chosen["cases"]]
         steps = {case.key: _layout_steps(case, model, store, communicator, axes) for case in cases}
+        gc.collect()
+        gc.freeze()  # a run has one model: the collector must not look through those of all layouts in every step
         for number in chosen["rounds"]:
             begin = time.perf_counter()
             count = WARM_UP_STEPS + job["steps"]

@@ -8,6 +8,7 @@ collectives of whole training steps so. It measures nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -114,24 +115,33 @@ def predict(
 
 
 class StepPrices(Prices):
-    """Collectives of a training step over gloo with one rank per host of the shape, by closed form."""
+    """Collectives of a training step over gloo with one rank per host of the shape, by closed form.
 
-    def __init__(self, shape: Shape, transport: Transport) -> None:
+    software: what the same collectives take among as many ranks of this machine without the network, for all hosts
+    share its cores: it then takes the place of the messages' overhead. None: that overhead alone.
+    """
+
+    def __init__(self, shape: Shape, transport: Transport, software: Prices | None = None) -> None:
         super().__init__()
-        self._cluster, self._transport = make_cluster(shape), transport
+        self._cluster, self._software = make_cluster(shape), software
+        wire = replace(transport, overhead_s=0.0, rendezvous_s=0.0) if software is not None else transport
+        self._messages, self._wire = transport, wire
         self._priced: dict[tuple[Any, ...], Price] = {}
 
     @classmethod
-    def of_messages(cls, shape: Shape, lines: Iterable[Mapping[str, Any]]) -> StepPrices:
+    def of_messages(
+        cls, shape: Shape, lines: Iterable[Mapping[str, Any]], software: Prices | None = None
+    ) -> StepPrices:
         """With the library's constants from what the ranks printed of messages and a reduction."""
         lines = list(lines)
         reduction = next(line["bytes_per_s"] for line in lines if line["kind"] == "reduction")
-        return cls(shape, calibrate(shape, [line for line in lines if line["kind"] == "message"], reduction))
+        transport = calibrate(shape, [line for line in lines if line["kind"] == "message"], reduction)
+        return cls(shape, transport, software)
 
     def constants(self) -> dict[str, float]:
         """The library's, by name."""
         names = ("overhead_s", "rendezvous_s", "eager_bytes", "link_fraction", "reduction_bytes_per_s")
-        return {name: float(getattr(self._transport, name)) for name in names}
+        return {name: float(getattr(self._messages, name)) for name in names}
 
     def _seconds(self, layout: Layout, axis: AxisName, collective: str, sizes: NDArray) -> NDArray:
         key = (layout, axis, collective)
@@ -139,4 +149,7 @@ class StepPrices(Prices):
             groups = [np.array(group, dtype=np.int64) for group in group_array(layout, axis)]
             schedule = make_schedule(*ALGORITHMS["gloo"][collective], len(groups[0]))
             self._priced[key] = price_together(schedule, self._cluster, groups)
-        return np.asarray(self._priced[key].time_s(np.ravel(sizes), self._transport)).reshape(np.shape(sizes))
+        seconds = np.asarray(self._priced[key].time_s(np.ravel(sizes), self._wire)).reshape(np.shape(sizes))
+        if self._software is not None:
+            seconds = seconds + self._software.seconds(layout, axis, collective, sizes)
+        return seconds
