@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from janus.config import ModelConfig
+from perfmodel.live_rows import live_rows, row_vector
 from perfmodel.machine import Machine, Rates
-from perfmodel.memory import activation_bytes
 from perfmodel.model_rates import rates_of_model, scaled
 from perfmodel.operators import ARRAYS, FUSED_KINDS, PASS_NAMES
 from perfmodel.products import PHASES, Counts
@@ -42,10 +42,8 @@ FEATURES = (
     *(f"{kind}.{name}" for kind, name in _FUSED), "plain_bytes", "fresh_bytes", "launches", "batches",
 )  # fmt: skip
 ROWS = ("once", *(field.name for field in fields(Counts)))
-_TOKENS_OF_COPIES = {"message_copies": "edges", "feature_copies": "atoms"}
 _OPTIONAL_ROWS = ("message_copies", "feature_copies", "message_experts", "feature_experts")
-# shares of a micro-batch's memory that FE and FF touch anew, and of the fixed part of a timed phase: BF_BE is one
-FRESH_SHARE = {"FE": 0.5, "FF": 0.5, "BF": 0.0, "BE": 0.0}
+# of the fixed part of a timed phase: BF_BE is one
 BATCH_SHARE = {"FE": 1.0, "FF": 1.0, "BF": 0.5, "BE": 0.5}
 OPTIMIZER_PASSES = 12  # clip reads g twice; AdamW reads p g m v, writes p m v; the average reads 2 and writes 1
 CLIP_PASSES, AVERAGE_PASSES = 1, 3  # of these: the second reading of g, and the average
@@ -100,26 +98,19 @@ def _unit_counts(row: str | None) -> Counts:
     return Counts(**values if row is None else values | {row: 1.0})
 
 
-def _features_of_row(model: ModelConfig, row: str | None, dtype: str, recompute: bool) -> Floats:
-    """[4,F] of a micro-batch with one row of one kind (None: with nothing), its fixed part not counted."""
-    counts = _unit_counts(row)
+def _features_of_counts(model: ModelConfig, counts: Counts, dtype: str, recompute: bool) -> Floats:
+    """[4,F] of one micro-batch, its fixed part not counted."""
     work = phase_work(model, counts, recompute=recompute, item_bytes=ITEM_BYTES[dtype])
-    kept = _kept_bytes(model, counts, row, dtype, recompute)
-    return np.stack([features_of(work[phase], fresh_bytes=kept * FRESH_SHARE[phase]) for phase in PHASES])
+    fresh = _fresh_bytes(model, counts, dtype, recompute)
+    return np.stack([features_of(work[phase], fresh_bytes=fresh.get(phase, 0.0)) for phase in PHASES])
 
 
-def _kept_bytes(model: ModelConfig, counts: Counts, row: str | None, dtype: str, recompute: bool) -> float:
-    """Bytes kept for the second backward. Of a copy: the k-th part of what a token keeps with its k copies, less what
-    it keeps without any.
-    """
-    if model.experts is None or row not in _TOKENS_OF_COPIES:
-        return activation_bytes(model, counts, recompute=recompute, dtype=dtype)
-    tokens = _unit_counts(_TOKENS_OF_COPIES[row])
-    with_copies, without, nothing = (
-        activation_bytes(model, one, recompute=recompute, dtype=dtype)
-        for one in (replace(tokens, **{row: None}), tokens, _unit_counts(None))  # type: ignore[arg-type]
-    )
-    return nothing + (with_copies - without) / experts_of(model).top_k
+def _fresh_bytes(model: ModelConfig, counts: Counts, dtype: str, recompute: bool) -> dict[str, float]:
+    """Bytes that FE and FF keep for the second backward, in pages touched anew."""
+    live, rows = live_rows(model, recompute=recompute), row_vector(model, counts)
+    after_energies, after_forces = live.after_energies @ rows, live.after_forces @ rows
+    item_bytes = ITEM_BYTES[dtype]
+    return {"FE": item_bytes * float(after_energies), "FF": item_bytes * float(after_forces - after_energies)}
 
 
 @lru_cache(maxsize=64)
@@ -128,14 +119,14 @@ def work_coefficients(model: ModelConfig, *, dtype: str, recompute: bool) -> Flo
 
     ``phase_work`` of counts that are 0 but for one 1: exact, because it is affine in them (a test holds it to that).
     """
-    fixed = _features_of_row(model, None, dtype, recompute)
+    fixed = _features_of_counts(model, _unit_counts(None), dtype, recompute)
     result = np.empty((len(ROWS), *fixed.shape))
     for number, row in enumerate(ROWS):
         if row == "once":
             result[number] = fixed
             result[number, :, FEATURES.index("batches")] = [BATCH_SHARE[phase] for phase in PHASES]
         else:
-            result[number] = _features_of_row(model, row, dtype, recompute) - fixed
+            result[number] = _features_of_counts(model, _unit_counts(row), dtype, recompute) - fixed
     result.flags.writeable = False
     return result
 
@@ -158,10 +149,8 @@ def row_matrix(model: ModelConfig, micro_batches: Sequence[Counts]) -> Floats:
 
 
 def fresh_memory_bytes(model: ModelConfig, counts: Counts, *, recompute: bool, dtype: str) -> dict[str, float]:
-    """Bytes that each timed phase keeps for the second backward: half by FE, half by FF, in pages touched anew."""
-    coefficients = work_coefficients(model, dtype=dtype, recompute=recompute)[:, :, FEATURES.index("fresh_bytes")]
-    kept = (row_matrix(model, [counts]) @ coefficients)[0]
-    return {phase: float(sum(kept[PHASES.index(part)] for part in parts)) for phase, parts in COMPUTE_PHASES.items()}
+    """Bytes that each timed phase keeps for the second backward, in pages touched anew (``live_rows``)."""
+    return {"BF_BE": 0.0, **_fresh_bytes(model, counts, dtype, recompute)}
 
 
 def second_coefficients(model: ModelConfig, rates: Rates, *, dtype: str, recompute: bool) -> Floats:

@@ -46,7 +46,7 @@ from perfmodel.compute_time import (
     scaled_rates,
 )
 from perfmodel.machine import Machine, Rates
-from perfmodel.memory import predict_memory
+from perfmodel.memory import MemoryPrediction, place_in_tiers, predict_rank_memory
 from perfmodel.network.noise import Noise
 from perfmodel.prices import HostPrices, Prices, prices_for
 from perfmodel.slowest import expected_slowest
@@ -276,10 +276,28 @@ def filling(machine: Machine, world_size: int, threads: int) -> tuple[Rates, flo
     cores = machine.devices_per_node / threads
     if cores < on_node < rates.ranks:  # rates of a fuller host whose ranks share cores
         rates = scaled_rates(rates, on_node / rates.ranks, on_node)
+    rates = not_faster_than_turns(rates, machine, on_node, threads)
     idle = min(1.0, max(0.0, cores / on_node - 1))  # loader threads run on idle cores
-    felt = getattr(rates, "loader_felt", None)
-    hidden = idle if felt is None else 1.0 - felt
+    hidden = idle if rates.loader_felt is None else 1.0 - rates.loader_felt
     return rates, min(1.0, cores / on_node), hidden, notes
+
+
+def not_faster_than_turns(rates: Rates, machine: Machine, on_node: int, threads: int) -> Rates:
+    """Rates of ranks that share cores, slowed down to what their turns allow.
+
+    Timings of ranks that share cores favour those that got more than their turn; n ranks on c cores cannot compute
+    faster than c ranks with a core each, n / c times slower. What the loader costs stays as it was measured.
+    """
+    cores = machine.devices_per_node // threads
+    each = next((one for one in machine.rates if (one.ranks, one.threads) == (cores, threads)), None)
+    if on_node <= cores or each is None:
+        return rates
+    turns = scaled_rates(each, on_node / cores, on_node)
+    if rates.matmul_flops_per_s / rates.step_stretch <= turns.matmul_flops_per_s / turns.step_stretch:
+        return rates
+    kept = ("overlap_efficiency", "loader_felt", "data_structure_s", "data_edge_s", "data_angle_s",
+            "all_reduce_latency_s", "all_reduce_bytes_per_s")  # fmt: skip
+    return dataclasses.replace(turns, **{name: getattr(rates, name) for name in kept})
 
 
 def overlap_of(machine: Machine, rates: Rates, turns: float, world_size: int) -> tuple[float, list[str]]:
@@ -319,19 +337,22 @@ def predict(
         phase_s={phase: float(value[0]) for phase, value in seconds.phase_s.items()},
         cause_s={cause: float(value[0]) for cause, value in seconds.cause_s.items()},
         communication_s={axis: float(value[0]) for axis, value in seconds.communication_s.items()},
-        rank_s=details.rank_s, memory_bytes=_memory_bytes(work), flops_model=work.flops_model,
+        rank_s=details.rank_s, memory_bytes=details.memory_bytes, flops_model=work.flops_model,
         flops_executed=work.flops_executed, oversubscribed=details.oversubscribed, notes=details.notes,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartsDetails:
-    """rank_s: compute of the ranks worked out; overlap: efficiency; group_s: all coupled groups' compute."""
+    """rank_s: compute of the ranks worked out; overlap: efficiency; group_s: all coupled groups' compute; memory_bytes:
+    of the fullest rank.
+    """
 
     rank_s: tuple[float, ...]
     oversubscribed: bool
     overlap: float
     group_s: Floats
+    memory_bytes: float
     notes: tuple[str, ...]
 
 
@@ -345,16 +366,18 @@ def predicted_parts(
     chosen = prices or prices_for(machine, rates=rates, transport=settings.transport)
     control = HostPrices(machine, rates, "gloo") if isinstance(chosen, HostPrices) else chosen
     overlap, assumed = overlap_of(machine, rates, turns, layout.world_size)
+    memory = memory_of(work)
+    transfers_s, of_memory = _transfers(memory, machine)
     given = Circumstances(
-        rates=rates, prices=chosen, control=control, turns=turns, loader_hidden=hidden,
-        transfers_s=0.0,
+        rates=rates, prices=chosen, control=control, turns=turns, loader_hidden=hidden, transfers_s=transfers_s,
     )  # fmt: skip
     parts, rank_s, group_s = parts_of(work, given)
     unit_factor, slowest_factor, of_noise = _factors(layout, group_s, machine, noise)
     parts = dataclasses.replace(parts, unit_factor=np.array([unit_factor]), slowest_factor=np.array([slowest_factor]))
     details = PartsDetails(
         rank_s=rank_s, oversubscribed=turns < 1, overlap=overlap, group_s=group_s,
-        notes=tuple(dict.fromkeys((*notes, *assumed, *of_noise, *chosen.notes, *control.notes))),
+        memory_bytes=memory.resident_bytes if machine.is_calibrated_host else memory.total_bytes,
+        notes=tuple(dict.fromkeys((*notes, *assumed, *of_noise, *of_memory, *chosen.notes, *control.notes))),
     )  # fmt: skip
     return parts, combine(parts, overlap), details
 
@@ -425,13 +448,26 @@ def _factors(layout: Layout, group_s: Floats, machine: Machine, noise: Noise | N
     return unit_factor, slowest, notes
 
 
-def _memory_bytes(work: StepWork) -> float:
-    """Of the fullest rank."""
-    settings = work.settings
-    return max(
-        (predict_memory(work.model, [batch.counts for batch in rank.micro_batches], recompute=settings.recompute,
-                        dtype=settings.dtype).total_bytes for rank in work.ranks), default=0.0,
-    )  # fmt: skip
+def memory_of(work: StepWork) -> MemoryPrediction:
+    """Memory of the rank with the heaviest micro-batch."""
+
+    def heaviest(rank: RankStep) -> float:
+        return max((batch.counts.work for batch in rank.micro_batches), default=0.0)
+
+    fullest = max(work.ranks, key=heaviest)
+    counts = [batch.counts for batch in fullest.micro_batches]
+    return predict_rank_memory(work.model, counts, work.layout, work.settings, rank=fullest.rank)
+
+
+def _transfers(memory: MemoryPrediction, machine: Machine) -> tuple[float, list[str]]:
+    """Seconds of a step's traffic with the second memory, and what is not known of it."""
+    if not machine.second_memory_bytes_per_node:
+        return 0.0, []
+    moved_bytes = place_in_tiers(memory, machine).moved_bytes_per_step
+    if machine.second_memory_bytes_per_s is None:
+        unknown = "traffic of the second memory takes no time: its rate is not known"
+        return 0.0, [unknown] if moved_bytes else []
+    return moved_bytes / machine.second_memory_bytes_per_s, []
 
 
 def _check(dtype: str, machine: Machine) -> None:

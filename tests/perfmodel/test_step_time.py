@@ -20,6 +20,7 @@ from perfmodel.step_time import (
     COMMUNICATION_CAUSES,
     PHASE_NAMES,
     combine,
+    not_faster_than_turns,
     predict,
     predict_step,
     predicted_parts,
@@ -315,3 +316,33 @@ def test_a_fabric_prices_units_and_says_what_it_assumes():
     assert {"shard", "graph", "expert", "world"} <= used
     assert any("overlap" in note for note in prediction.notes)
     assert any("deviates by 2 %" in note for note in prediction.notes)
+
+
+def test_traffic_of_a_second_memory_hides_behind_compute_until_it_is_longer():
+    machine = load_machine("lineshine")
+    work = work_of(Layout(unit=4, shard_degree=4, graph_degree=4, expert_degree=4))
+    small = replace(machine, memory_bytes_per_node=machine.memory_bytes_per_node / 1e4)
+    fast, slow = (replace(small, second_memory_bytes_per_s=rate) for rate in (1e15, 1e6))
+    inside = predict(work, machine)
+    assert inside.cause_s["memory tiers"] == 0
+    assert predict(work, fast).step_s == pytest.approx(inside.step_s)
+    assert predict(work, slow).step_s > predict(work, fast).step_s
+    assert predict(work, slow).cause_s["memory tiers"] > 0
+    unknown = predict(work, replace(small, second_memory_bytes_per_s=None))
+    assert any("second memory takes no time" in note for note in unknown.notes)
+
+
+def test_ranks_that_share_cores_are_not_faster_than_their_turns(machine):
+    """A timing of four ranks on two cores that says a quarter slower than two ranks cannot be."""
+    lucky = replace(
+        machine.rates[2], **{name: getattr(machine.rates[1], name) / 1.25 for name in (
+            "matmul_flops_per_s", "matmul_bytes_per_s", "plain_bytes_per_s", "fresh_bytes_per_s",
+        )}, op_s=1.25 * machine.rates[1].op_s,
+    )  # fmt: skip
+    held = not_faster_than_turns(lucky, machine, 4, 1)
+    assert held.matmul_flops_per_s == pytest.approx(machine.rates[1].matmul_flops_per_s / 2)
+    assert held.op_s == pytest.approx(2 * machine.rates[1].op_s)
+    assert held.data_edge_s == lucky.data_edge_s
+    slower = replace(machine.rates[2], matmul_flops_per_s=machine.rates[2].matmul_flops_per_s / 2)
+    assert not_faster_than_turns(slower, machine, 4, 1) is slower
+    assert not_faster_than_turns(machine.rates[1], machine, 2, 1) is machine.rates[1]
