@@ -43,10 +43,10 @@ Floats = NDArray[np.float64]
 
 SUM_AXES: tuple[AxisName, ...] = ("shard_copies", "expert_copies", "world")
 CONTROL_SUMS, CONTROL_BYTES, NORM_BYTES = 2, 32.0, 8.0  # exit code, losses; the gradient norm: a few numbers each
-# Beside the wire: rows gathered, flattened, joined, added up. Passes over what travels, and operator calls. Those of
-# all-to-alls and reduce-scatters are in the ranks' work (``exchange_arithmetic``); a search that has none takes these
-PACK_PASSES = {"all_to_all": 6.0, "reduce_scatter": 3.2, "all_reduce": 3.0, "all_gather": 0.0}
-PACK_CALLS = {"all_to_all": 8.0, "reduce_scatter": 50.0, "all_reduce": 4.0, "all_gather": 4.0}
+# Beside the wire: gradients flattened into buckets, gathers begun. Passes over what travels, and operator calls (those
+# of all-to-alls and reduce-scatters are in the ranks' work: ``exchange_arithmetic``)
+PACK_PASSES = {"all_reduce": 3.0, "all_gather": 0.0}
+PACK_CALLS = {"all_reduce": 4.0, "all_gather": 4.0}
 PLAN_S = 1e-3  # to place the experts of one layer: docs/parallel.md, 8 ranks, 64 experts
 _BF_BE = (PHASES.index("BF"), PHASES.index("BE"))
 
