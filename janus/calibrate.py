@@ -51,7 +51,9 @@ def measurements(quick: bool, crowded: bool) -> dict[str, Measurement]:
     crowded: ranks share cores and take turns, which stretches all they compute alike: only how much is measured then,
     with a few cases.
     """
-    cases = CROWDED_CASES if crowded else QUICK_CASES if quick else STEP_CASES
+    cases = CROWDED_CASES[1::2] if crowded and quick else CROWDED_CASES if crowded else STEP_CASES
+    if quick and not crowded:
+        cases = QUICK_CASES
     rounds = QUICK_ROUNDS if quick else CROWDED_ROUNDS if crowded else ROUNDS
     sizes = QUICK_SIZES_BYTES if quick else SIZES_BYTES
     kernels: dict[str, Measurement] = {
@@ -65,8 +67,9 @@ def measurements(quick: bool, crowded: bool) -> dict[str, Measurement]:
         "collectives": ("collectives", lambda clock: measure_collectives(clock, sizes)),
         "overlap": ("overlap", measure_overlap),
         "steps": ("steps", lambda clock: measure_steps(clock, cases, rounds)),
-        "loader beside steps": ("prefetching", measure_prefetching),
     }
+    if not quick:
+        steps["loader beside steps"] = ("prefetching", measure_prefetching)
     return steps if crowded else kernels | steps
 
 

@@ -38,6 +38,7 @@ from perfmodel.operators import FUSED_KINDS, PASS_NAMES
 from perfmodel.step_time import predict_step
 from perfmodel.workload import ITEM_BYTES
 
+MOST_FELT_SPREAD = 0.5  # of repeats: above it the steps' own noise is what was measured, and the constant is left out
 MOST_FELT = 3.0  # more is another process's doing: assumed
 NORM_BYTES = 8.0  # of the gradient norm's sum over ranks
 
@@ -155,15 +156,18 @@ def fit_filling(raw: Mapping[str, Any], dtype: str = "float32", *, base: Filling
         rates, quality = _uncrowded(raw, collectives, dtype)
     if raw["ranks"] > 1:
         rates = _with_communication(rates, raw, quality)
-    felt, quality["loader_felt"] = loader_felt(raw["prefetching"][0])
-    return Filling(rates=replace(rates, loader_felt=felt), collectives=collectives, quality=quality)
+    for sample in raw.get("prefetching", ()):
+        felt, felt_spread = loader_felt(sample)
+        if felt_spread <= MOST_FELT_SPREAD:
+            rates, quality["loader_felt"] = replace(rates, loader_felt=felt), felt_spread
+    return Filling(rates=rates, collectives=collectives, quality=quality)
 
 
 def _crowded(raw: Mapping[str, Any], base: Filling, dtype: str) -> tuple[Rates, dict[str, float]]:
     factor, quality = crowding(step_samples(raw), base.rates, dtype)
     rates = replace(
         scaled_rates(base.rates, factor, raw["ranks"]), threads=raw["threads"],
-        all_reduce_latency_s=None, all_reduce_bytes_per_s=None, overlap_efficiency=None,
+        all_reduce_latency_s=None, all_reduce_bytes_per_s=None, overlap_efficiency=None, loader_felt=None,
     )  # fmt: skip
     return rates, {name: max(value, quality) for name, value in base.quality.items()}
 

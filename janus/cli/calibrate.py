@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ranks", metavar="N,N,...", help="numbers of ranks to measure (1 is always measured)")
     parser.add_argument("--quick", action="store_true", help="measure less, in about half a minute")
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs where torch sees any"
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: GPUs where NVIDIA's driver lists any"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser
@@ -255,12 +255,12 @@ def _collectives_table(values: dict[str, Any]) -> Any:
 
 
 def _steps_table(judgements: Sequence[Any]) -> Any:
-    title = "short training steps: measured and predicted (a held-out step took no part in the fit)"
-    headings = ("ranks", "model", "angles", "recompute", "use", "measured ms", "predicted ms", "error")
-    found = _table(title, headings, ("model", "recompute", "use"))
+    title = "short training steps: measured and predicted (held out: took no part in the fit; rec.: recomputed)"
+    headings = ("ranks", "model", "angles", "use", "measured ms", "predicted ms", "error")
+    found = _table(title, headings, ("model", "use"))
     for entry in judgements:
         found.add_row(
-            str(entry.ranks), entry.model, f"{entry.angles:.0f}", "yes" if entry.recompute else "no",
+            str(entry.ranks), entry.model + ", rec." * entry.recompute, f"{entry.angles:.0f}",
             "held out" if entry.held_out else "fit", f"{1e3 * entry.measured_s:.1f}",
             f"{1e3 * entry.predicted_s:.1f}", f"{100 * entry.error:+.0f} %",
         )  # fmt: skip
@@ -279,7 +279,9 @@ def _require_writable(out: Path) -> None:
 
 def _num_gpus(device: str) -> int:
     """GPUs to measure; 0 for the CPU. Raises UserError where GPUs are asked for and there are none."""
-    if device == "cpu":
+    from perfmodel.host import gpu_names
+
+    if device == "cpu" or (device == "auto" and not gpu_names()):
         return 0
     import torch
 
