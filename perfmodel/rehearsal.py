@@ -377,19 +377,29 @@ def _table(rehearsal: Rehearsal, call_s: Sequence[float]) -> list[dict[str, Any]
 
 
 def drawn_out(more: Replay, less: Replay, deep: Rehearsal, shallow: Rehearsal) -> tuple[Replay, str]:
-    """What the model's number of blocks would take: a straight line through two depths. And what to say of it."""
+    """What the model's number of blocks would take: a straight line through two depths. And what to say of it.
+
+    Raises UserError where the deeper rehearsal was not the slower one.
+    """
+    if more.compute_s <= less.compute_s:
+        raise UserError(
+            f"the rehearsal of {deep.num_blocks} blocks computed {more.compute_s:.3g} s and that of "
+            f"{shallow.num_blocks} {less.compute_s:.3g} s, so the host was busy: rehearse again with more --steps, or "
+            "replay with --compute modelled"
+        )
     times = (deep.model.num_blocks - deep.num_blocks) / (deep.num_blocks - shallow.num_blocks)
 
     def line(above: float, below: float) -> float:
         return above + times * (above - below)
 
     def lines(above: Mapping[str, float], below: Mapping[str, float]) -> dict[str, float]:
-        return {name: line(above.get(name, 0.0), below.get(name, 0.0)) for name in {**above, **below}}
+        return {name: max(0.0, line(above.get(name, 0.0), below.get(name, 0.0))) for name in {**above, **below}}
 
+    compute_s = line(more.compute_s, less.compute_s)
     drawn = Replay(
-        machine=more.machine, compute=more.compute, step_s=line(more.step_s, less.step_s),
-        compute_s=line(more.compute_s, less.compute_s), exposed_s=lines(more.exposed_s, less.exposed_s),
-        late_s=line(more.late_s, less.late_s), rest_s=line(more.rest_s, less.rest_s),
+        machine=more.machine, compute=more.compute, step_s=max(compute_s, line(more.step_s, less.step_s)),
+        compute_s=compute_s, exposed_s=lines(more.exposed_s, less.exposed_s),
+        late_s=max(0.0, line(more.late_s, less.late_s)), rest_s=max(0.0, line(more.rest_s, less.rest_s)),
         transfer_s=lines(more.transfer_s, less.transfer_s), phase_s=lines(more.phase_s, less.phase_s),
         collectives=more.collectives, notes=[], extrapolated=True, spans=more.spans,
     )  # fmt: skip

@@ -114,7 +114,10 @@ def _finite(value: float) -> float | None:
 
 
 def _drawn_out(document: dict[str, Any], num_blocks: int) -> dict[str, Any] | None:
-    """Compute seconds and memory of the whole model by a straight line through two depths; None without two."""
+    """Compute seconds and memory of the whole model by a straight line through two depths; None without two.
+
+    Seconds are None where the deeper rehearsal was not the slower one.
+    """
     fewer = document["fewer_blocks"]
     if fewer is None:
         return None
@@ -123,11 +126,13 @@ def _drawn_out(document: dict[str, Any], num_blocks: int) -> dict[str, Any] | No
     def line(above: float | None, below: float | None) -> float | None:
         return None if above is None or below is None else above + times * (above - below)
 
+    deep, shallow = document["step"], fewer["step"]
+    is_told = deep["compute_s"] > shallow["compute_s"]  # else the host was busy, and a line would mean nothing
     return {
         "num_blocks": num_blocks,
-        "compute_s": line(document["step"]["compute_s"], fewer["step"]["compute_s"]),
-        "phase_s": {name: line(value, fewer["step"]["phase_s"][name])
-                    for name, value in document["step"]["phase_s"].items()},
+        "compute_s": line(deep["compute_s"], shallow["compute_s"]) if is_told else None,
+        "phase_s": {name: line(value, shallow["phase_s"][name]) if is_told else None
+                    for name, value in deep["phase_s"].items()},
         "memory": _memory_drawn_out(document, fewer, line),
         "flops": {name: line(document["flops"][name], fewer["flops"][name]) for name in ("model", "executed")},
         "kind": f"drawn out in a straight line from {fewer['num_blocks']} and {document['num_blocks']} blocks",

@@ -116,6 +116,9 @@ def test_depths_are_drawn_out_in_a_straight_line() -> None:
     assert found.compute_s == pytest.approx(9.0 + 3 * 5.0)
     assert found.exposed_s == {"expert": pytest.approx(5.0 + 3 * 2.0)}
     assert any("drawn out from rehearsals of 1 and 2" in note for note in found.notes)
+    deep["fewer_blocks"] = document(("mark", 20.0, None)) | {"num_blocks": 1}
+    with pytest.raises(UserError, match="the host was busy"):
+        replay(rehearsal_of(deep), MACHINE, prices=OneSecondPerMiB())
 
 
 def test_compute_of_the_target_machine() -> None:
