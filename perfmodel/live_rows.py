@@ -41,8 +41,8 @@ class _Family:
     first: change in BF of the first block; step: further change with each block that BF has passed; once: of the last.
     crowds: change where top_k is large, when copies of tokens outweigh the rest.
     Recomputed: stream: kept of each block between phases; remade: alive beside it in BF of one block; remade_last: of
-    the last; back: in BE of one block. remade_outside: kept outside blocks, where that differs.
-    halo, block_halo: rows of ghosts, of a divided batch.
+    the last; back: in BE of one block. remade_energies, remade_outside: kept outside blocks by FE, and by FE and FF.
+    scratch: work tensors that fused operators keep.
     """
 
     energies: Table
@@ -53,6 +53,7 @@ class _Family:
     step: Table
     once: Table
     crowds: Table
+    remade_energies: Table
     remade_outside: Table
     stream: Table
     remade: Table
@@ -73,6 +74,8 @@ _MATRIS = _Family(
     step={"atoms": "-22 d", "edges": "5 d", "edge_pairs": "-10 d", "bond_pairs": "-18 d", "angles": "-2 d"},
     once={"atoms": "-10 d", "edges": "4 d", "edge_pairs": "-6 d", "bond_pairs": "-11 d", "angles": "-2 d"},
     crowds={},
+    remade_energies={"structures": "10", "atoms": "12 d + 14", "edges": "3", "edge_pairs": "3 d + 3 r + 32",
+                     "bonds": "6", "bond_pairs": "3 r + 27", "angles": "1 d + 3 s + 7"},
     remade_outside={"structures": "21", "atoms": "37 d + 21", "edges": "3", "edge_pairs": "6 d + 7 r + 59",
                     "bonds": "18", "bond_pairs": "7 r + 50", "angles": "2 d + 5 s + 6"},
     stream={"atoms": "2 d", "edge_pairs": "2 d", "angles": "2 d"},
@@ -97,6 +100,8 @@ _COMPAT = _Family(
     step={"atoms": "-13 d", "edges": "-3 d", "edge_pairs": "-10 d", "bond_pairs": "-10 d", "angles": "-10 d"},
     once={"atoms": "1 d", "edges": "8 d", "edge_pairs": "-4 d", "angles": "-14 d"},
     crowds={},
+    remade_energies={"structures": "10", "atoms": "12 d + 14", "edges": "3", "edge_pairs": "3 d + 3 r + 32",
+                     "bonds": "6", "bond_pairs": "3 r + 27", "angles": "1 d + 23"},
     remade_outside={"structures": "21", "atoms": "41 d + 23", "edges": "3", "edge_pairs": "6 d + 7 r + 50",
                     "bonds": "18", "bond_pairs": "7 r + 40", "angles": "2 d + 44"},
     stream={"atoms": "2 d", "edge_pairs": "2 d", "angles": "2 d"},
@@ -124,6 +129,8 @@ _MOE = _Family(
           "message_copies": "-2 d + -5 m + 1", "feature_copies": "-2 d + -5 f + 1"},
     once={"atoms": "3 d", "edges": "-1 d", "bonds": "-1 r", "angles": "-1 a"},
     crowds={"edges": "-8 d + -4", "message_copies": "1 d + 2 m"},
+    remade_energies={"structures": "10", "atoms": "12 d + 14", "edges": "3", "edge_pairs": "3 d + 3 r + 32",
+                     "bonds": "1 r + 6", "bond_pairs": "2 r + 15", "angles": "3 s + 2 a + 2"},
     remade_outside={"structures": "21", "atoms": "37 d + 21", "edges": "-1 d + 3", "edge_pairs": "7 d + 7 r + 59",
                     "bonds": "1 r + 18", "bond_pairs": "6 r + 28", "angles": "5 s + 4 a"},
     stream={"atoms": "2 d", "edges": "2 d"},
@@ -166,7 +173,7 @@ def live_rows(model: ModelConfig, *, recompute: bool) -> LiveRows:
     energies = read(family.energies)
     if recompute:
         kept = read(family.remade_outside) + model.num_blocks * read(family.stream)
-        energies = energies + model.num_blocks * read(family.stream) / 2
+        energies = read(family.remade_energies) + model.num_blocks * read(family.stream) / 2
         rows = _recomputed(family, model, kept)
     else:
         kept = read(family.outside) + model.num_blocks * read(family.block)
