@@ -99,11 +99,12 @@ def measure(options: argparse.Namespace, stores: dict[str, str]) -> None:
 def judge(options: argparse.Namespace, stores: dict[str, str]) -> dict[str, Any]:
     """The report on what is on file."""
     from prediction_judge import make_report
+    from prediction_steps import rounded
 
     lines = read_raw(options.raw)
     if not any(line["kind"] == "round" for line in lines):
         raise SystemExit(f"prediction: {options.raw} has no finished round: measure first (--what measure)")
-    return provenance("prediction") | make_report(lines, options.machine, stores, refit=options.refit)
+    return rounded(provenance("prediction") | make_report(lines, options.machine, stores, refit=options.refit))
 
 
 def read_options() -> argparse.Namespace:

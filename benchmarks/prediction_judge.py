@@ -175,13 +175,21 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     return float(np.corrcoef(*orders)[0, 1])
 
 
+def costs_of(judged: Sequence[Judged]) -> list[float]:
+    """What each layout costs beside the others: median over the steps of its time over that of the middle layout on the
+    same batch, so that batches of different sizes do not decide."""
+    steps = np.array([one.step_s for one in judged])
+    return np.median(steps / np.median(steps, axis=0), axis=1).tolist()
+
+
 def choice(judged: Sequence[Judged], knowledge: str) -> dict[str, Any]:
     """The layout that a planner would choose among some, and what that costs over the measured best.
 
     low, high: 95 % interval of the median of the steps' regrets by order statistics, None below six steps. inside:
     whether 0 lies in it, so that the noise does not tell the two apart.
     """
-    best = min(judged, key=lambda one: median(one.step_s))
+    cost = costs_of(judged)
+    best = judged[int(np.argmin(cost))]
     chosen = min(judged, key=lambda one: mean(one.predicted_s[knowledge]))
     regrets = sorted(mine / other - 1 for mine, other in zip(chosen.step_s, best.step_s, strict=True))
     ranks = median_interval_ranks(len(regrets))
@@ -192,8 +200,7 @@ def choice(judged: Sequence[Judged], knowledge: str) -> dict[str, Any]:
         "chosen": chosen.measured.case.key, "best": best.measured.case.key,
         "chosen_s": median(chosen.step_s), "best_s": median(best.step_s), "regret": median(regrets),
         "low": low, "high": high, "inside": low is not None and low <= 0,
-        "rank_correlation": rank_correlation([mean(one.predicted_s[knowledge]) for one in judged],
-                                             [median(one.step_s) for one in judged]),
+        "rank_correlation": rank_correlation([mean(one.predicted_s[knowledge]) for one in judged], cost),
     }  # fmt: skip
 
 

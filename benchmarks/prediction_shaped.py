@@ -266,7 +266,9 @@ def main() -> int:
         return 0
     results = judge(options)
     if options.json:
-        print(json.dumps(provenance("prediction_shaped") | {"results": results}, indent=1))
+        from prediction_steps import rounded
+
+        print(json.dumps(rounded(provenance("prediction_shaped") | {"results": results}), indent=1))
     else:
         print_tables(results)
     return 0
