@@ -78,6 +78,7 @@ class Candidates:
     caps: tuple[int | None, ...]
     transports: tuple[str, ...]
     ranks_per_node: int
+    known_places: dict[str, tuple[Ints, int]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.columns["world_size"])
@@ -122,13 +123,22 @@ class Candidates:
 
     def keys(self, names: Sequence[str]) -> tuple[Ints, Ints]:
         """(one candidate of each distinct combination of these columns [K], which combination each one has [C])."""
-        code = np.zeros(len(self), dtype=np.int64)
+        code, base = np.zeros(len(self), dtype=np.int64), 1
         for name in names:
-            values, places = np.unique(self[name], return_inverse=True)
-            code = code * len(values) + places
-            code = np.unique(code, return_inverse=True)[1]  # small again, so that no product overflows
+            places, count = self._places(name)
+            if base * count >= 2**62:
+                code = np.unique(code, return_inverse=True)[1].astype(np.int64)
+                base = len(self)
+            code, base = code * count + places, base * count
         _, first, which = np.unique(code, return_index=True, return_inverse=True)
         return first.astype(np.int64), which.astype(np.int64)
+
+    def _places(self, name: str) -> tuple[Ints, int]:
+        """A column as places among its distinct values, and how many these are; worked out once."""
+        if name not in self.known_places:
+            values, places = np.unique(self[name], return_inverse=True)
+            self.known_places[name] = (places.astype(np.int64), max(1, len(values)))
+        return self.known_places[name]
 
 
 def enumerate_candidates(

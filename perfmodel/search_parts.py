@@ -220,7 +220,7 @@ class Pricing:
         columns = {**candidates.columns, "coupled": coupled}
         columns["spread"] = (candidates["expert_degree"] > 1).astype(np.int64)
         columns["number"] = np.arange(len(candidates))
-        self.candidates = replace(candidates, columns=columns)
+        self.candidates = replace(candidates, columns=columns, known_places={})
         self.item_bytes = ITEM_BYTES[self.job.dtype]
         self.values: dict[str, Floats] = {}
         self.latency: dict[str, Floats] = {}
@@ -230,6 +230,7 @@ class Pricing:
         """Every part in turn."""
         self.fillings()
         self.rows()
+        self.routes()
         self.compute()
         self.shard()
         self.graph()
@@ -351,12 +352,14 @@ class Pricing:
     def _moved(self, some: Candidates) -> Floats:
         """Token rows and numbers of weights that move, of the mean rank's step [K,2]."""
         moved = np.zeros((len(some), 2))
-        for k in np.flatnonzero(some["expert_degree"] > 1).tolist():
-            routing, row = self._routing(some, k), self.group_rows[int(some["number"][k]), 0]
-            tokens = np.array([row[3], row[2]]) / some["graph_degree"][k]
-            moved[k, 0] = (routing.moved_rows * tokens / np.maximum(routing.tokens, 1e-9)).sum()
-            moved[k, 1] = routing.moved_weights * self.model.num_blocks * row[0]
-        return moved
+        if self.model.experts is None:
+            return moved
+        route, row = self.route[some["number"]], self.group_rows[some["number"], 0]
+        tokens = row[:, [3, 2]] / some["graph_degree"][:, None]
+        ratio = tokens / np.maximum(self._of_routes("tokens")[route], 1e-9)
+        moved[:, 0] = (self._of_routes("moved_rows")[route] * ratio).sum(axis=1)
+        moved[:, 1] = self._of_routes("moved_weights")[route] * self.model.num_blocks * row[:, 0]
+        return moved * (some["expert_degree"] > 1)[:, None]
 
     def exchange_work(self, rows: Floats, moved: Floats) -> None:
         """What exchanges add to the mean rank's own work (``exchange_arithmetic``) [C,4], as packing."""
@@ -405,11 +408,35 @@ class Pricing:
 
     def _routed(self, some: Candidates) -> tuple[Floats, Floats]:
         """Loads of mean, coupled and slowest ranks over the mean [K,3,2], and called experts [K,2]."""
-        found = [self._routing(some, k) for k in range(len(some))]
         load = np.ones((len(some), len(RANK_ROWS), len(LAYERS)))
         tokens = (some["expert_strategy"] == STRATEGIES.index("tokens")) & (some["expert_degree"] > 1)
-        load[:, 1:] = np.where(tokens[:, None, None], np.stack([one.load for one in found])[:, None], 1.0)
-        return load, np.stack([one.called for one in found])
+        load[:, 1:] = np.where(tokens[:, None, None], self._of_routes("load")[self.route[some["number"]]][:, None], 1.0)
+        return load, self._of_routes("called")[self.route[some["number"]]]
+
+    def _of_routes(self, name: str) -> Floats:
+        """A number or a pair of every typical routing."""
+        return np.array([getattr(one, name) for one in self.known_routes], dtype=np.float64)
+
+    def routes(self) -> None:
+        """The typical routing of every candidate, as a place among those known [C]."""
+        self.known_routes: list[Routing] = []
+        self.route = np.zeros(len(self.candidates), dtype=np.int64)
+        if self.model.experts is None:
+            return
+        places: dict[int, int] = {}
+
+        def work_out(some: Candidates) -> list[Floats]:
+            found = np.zeros(len(some))
+            for k in range(len(some)):
+                routing = self._routing(some, k)
+                if id(routing) not in places:
+                    places[id(routing)] = len(self.known_routes)
+                    self.known_routes.append(routing)
+                found[k] = places[id(routing)]
+            return [found]
+
+        names = ["world_size", "graph_degree", "expert_degree", "expert_strategy", "cap"]
+        self.route = self.once(names, work_out)[0].astype(np.int64)
 
     def _routing(self, some: Candidates, k: int) -> Routing:
         world, graph = int(some["world_size"][k]), int(some["graph_degree"][k])
@@ -552,29 +579,25 @@ class Pricing:
 
     def _exchanges(self, some: Candidates) -> list[Floats]:
         """Of one micro-batch: calls, seconds and latency of one [K,4], the composition's gather and its latency [K]."""
-        calls, sent = np.zeros((2, len(some), len(PHASES)))
-        known: dict[tuple[int, int, int], Floats] = {}
-        restored: dict[int, tuple[float, float]] = {}
-        num_blocks = self.model.num_blocks
-        for k in np.flatnonzero(some["expert_degree"] > 1).tolist():
-            routing = self._routing(some, k)
-            recompute, compressed = int(some["recompute"][k]), int(some["expert_compression"][k])
-            key = (id(routing), recompute, compressed)
-            if key not in known:
-                known[key] = routing.exchange(
-                    self.model, self.item_bytes, recompute=bool(recompute), compressed=bool(compressed)
-                )
-                restored[id(routing)] = routing.restored_bytes(self.model, self.item_bytes)
-            row = self.group_rows[int(some["number"][k]), 0]
-            scale = row[3] / max(row[0], 1e-9) / some["graph_degree"][k] / max(routing.tokens[0], 1e-9)
-            each = known[key]
-            calls[k] = num_blocks * each[:, 0]
-            sent[k] = num_blocks * (each[:, 1] * scale + each[:, 2])
-            keep = int(some["gathered_blocks"][k]) or num_blocks
-            blocks = np.array([num_blocks, *[max(0, num_blocks - keep)] * 3], dtype=float)
-            times, weight_bytes = restored[id(routing)]
-            calls[k] += blocks * times
-            sent[k] += blocks * weight_bytes
+        num_blocks, route = self.model.num_blocks, self.route[some["number"]]
+        spread = (some["expert_degree"] > 1)[:, None]
+        each = np.zeros((len(self.known_routes), 2, 2, len(PHASES), 3))
+        for place, one in enumerate(self.known_routes):
+            for recompute in range(2):
+                for compressed in range(2):
+                    each[place, recompute, compressed] = one.exchange(
+                        self.model, self.item_bytes, recompute=bool(recompute), compressed=bool(compressed)
+                    )
+        restored = np.array([one.restored_bytes(self.model, self.item_bytes) for one in self.known_routes])[route]
+        chosen = each[route, some["recompute"], some["expert_compression"]]
+        row = self.group_rows[some["number"], 0]
+        tokens = row[:, 3] / np.maximum(row[:, 0], 1e-9) / some["graph_degree"]
+        scale = tokens / np.maximum(self._of_routes("tokens")[route, 0], 1e-9)
+        keep = np.where(some["gathered_blocks"] == 0, num_blocks, some["gathered_blocks"])
+        blocks = np.stack([np.full(len(some), num_blocks), *[np.maximum(num_blocks - keep, 0)] * 3], axis=1)
+        calls = spread * (num_blocks * chosen[:, :, 0] + blocks * restored[:, :1])
+        sent = num_blocks * (chosen[:, :, 1] * scale[:, None] + chosen[:, :, 2]) + blocks * restored[:, 1:]
+        sent = spread * sent
         degree = some["expert_degree"]
         factor = degree / np.maximum(degree - 1, 1)
         sizes = sent / np.maximum(calls, 1e-9) * factor[:, None]

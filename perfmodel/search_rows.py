@@ -35,6 +35,7 @@ from perfmodel.workload import PHASES
 Floats = NDArray[np.float64]
 
 REPRESENTED = 3  # coupled groups of a batch that are split where there are several micro-batches
+MOST_SPLIT = 8  # of the groups that wait for each other
 MOST_GROUPS = 2048  # of larger jobs a share of the batch is packed on so many groups
 HALO_PARTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # parts per structure in the table of halos
 HALO_KINDS = ("boundary", "ghosts", "shared_pairs", "shared_bonded_pairs")
@@ -137,8 +138,8 @@ class _Shared:
         chosen = order[places]
         slowest_rows, mean_rows, largest = [], [], self._largest(cap)
         for number in chosen.tolist():
-            members = range(number * together.shape[1], (number + 1) * together.shape[1])
-            split = [self.micro_batches(group, cap) for group in members]
+            members = number * together.shape[1] + _spread(together[number])
+            split = [self.micro_batches(int(group), cap) for group in members]
             slowest_rows.append(_slowest_in_lockstep(split))
             mean_rows.append(np.mean([rows.sum(axis=0) for rows in split], axis=0))
         work, everywhere = together[chosen].sum(axis=1), together.sum(axis=1)
@@ -176,6 +177,12 @@ class _Shared:
             pieces = self.shared.micro_batches(group, cap)
             found.append(pieces[len(pieces) // 2] if pieces else [])
         return found
+
+
+def _spread(work: Floats) -> NDArray[np.int64]:
+    """Places of at most ``MOST_SPLIT`` of some groups: the heaviest, the lightest and those evenly between."""
+    order = np.argsort(-work, kind="stable")
+    return order[np.linspace(0, len(order) - 1, min(MOST_SPLIT, len(order))).round().astype(int)]
 
 
 def _slowest_in_lockstep(split: Sequence[Floats]) -> Floats:

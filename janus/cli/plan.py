@@ -174,7 +174,7 @@ def _world_sizes(options: argparse.Namespace, machine: Any) -> tuple[int, ...]:
         if nodes[-1] > machine.nodes:
             raise UserError(f"--nodes is {options.nodes} and {machine.name} has {machine.nodes}: use at most that many")
     elif options.deadline_hours is not None or options.node_hours is not None:
-        nodes = node_numbers(1, machine.nodes)
+        nodes = (*(4**power for power in range(20) if 4**power < machine.nodes), machine.nodes)
     else:
         raise UserError("no number of ranks is given: add --nodes, --world-size, --deadline-hours or --node-hours")
     return tuple(number * machine.devices_per_node for number in nodes)
