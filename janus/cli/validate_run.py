@@ -28,6 +28,7 @@ SCHEMA = "janus.validation/1"
 MOST_STEPS = 40  # predicted of one run: the first and last ones and those evenly between
 SUSPECT_STEPS = 10
 SHOWN_SUSPECTS = 3
+WORTH_NAMING = 0.2  # of the squared errors by phase: what explains less is noise's affair
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,6 +151,8 @@ def sentence(comparison: Comparison, likely: Sequence[Suspect]) -> str:
     if not likely:
         return begin + where
     one = likely[0]
+    if one.explained < WORTH_NAMING:
+        return f"{begin}{where}; no single constant explains it"
     quality = "n/a" if one.quality is None else f"{100 * one.quality:.0f} %"
     return (
         f"{begin}{where}; likeliest constant: {one.constant}, times {one.change:.2f} it would explain "
