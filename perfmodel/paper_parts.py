@@ -15,9 +15,9 @@ gradients are read off a table over the number of units and the taper. Held to `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -172,14 +172,14 @@ class UnitParts:
     def _circumstances(self, basis: str, part: str, prices: Prices) -> Circumstances:
         """Rates of which only one basis costs anything, at one second per unit of it, and one part of the prices."""
         given = self.machine.require_rates()[0]
-        no_cost = {
+        no_cost: dict[str, Any] = {
             entry.name: math.inf for entry in fields(given)
             if entry.name.endswith("_per_s") and getattr(given, entry.name) is not None
         }  # fmt: skip
         free = replace(given, **no_cost, op_s=0.0, batch_s=0.0, optimizer_tensor_s=0.0, data_structure_s=0.0,
                        data_edge_s=0.0, data_angle_s=0.0, step_s=None)  # fmt: skip
         plain = given.plain_bytes_per_s
-        changed: dict[str, Mapping[str, float]] = {
+        changed: dict[str, dict[str, Any]] = {
             "fixed": {"batch_s": given.batch_s, "optimizer_tensor_s": given.optimizer_tensor_s,
                       "data_structure_s": given.data_structure_s, "data_edge_s": given.data_edge_s,
                       "data_angle_s": given.data_angle_s},

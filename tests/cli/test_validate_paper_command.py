@@ -8,7 +8,7 @@ from janus.cli.main import main
 
 
 def test_json_has_rows_identities_unknowns_and_the_found_assignment(capsys):
-    code = main(["validate", "paper", "--machine", "cnis", "--json", "--search-seconds", "20"])
+    code = main(["validate", "paper", "--machine", "cnis", "--json", "--search-seconds", "3"])
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "janus.paper/1"
     (report,) = document["machines"]
