@@ -257,10 +257,11 @@ def make_report(
     cases = measured_cases(lines)
     predictor = Predictor(machine, stores)
     judged = judge(cases, predictor)
+    noises = [noise for one in judged if (noise := noise_of(one)) is not None]
     report: dict[str, Any] = {
         "machine": {"name": machine.description, "provenance": public(machine.provenance)},
         "uneven": uneven_source(), "aims": AIMS, "launches": [line for line in lines if line["kind"] == "launch"],
-        "noise": median(noise for one in judged if (noise := noise_of(one)) is not None),
+        "noise": median(noises) if noises else None,
         "summaries": {name: summary_of(judged, name) for name in KNOWLEDGE},
     }  # fmt: skip
     if refit:
