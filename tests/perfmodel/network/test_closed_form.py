@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from perfmodel import collectives as formulas
 from perfmodel.network import closed_form
 from perfmodel.network.algorithms import ALGORITHMS, make_schedule
 from perfmodel.network.closed_form import price, price_together, strata, times_s
 from perfmodel.network.cluster import Cluster
 from perfmodel.network.fabric import build_fabric
 from perfmodel.network.routes import Transport
+from tests.perfmodel.network import formulas
 from tests.perfmodel.network.small_fabrics import TORUS, TREE
 
 RATE, NODE_RATE = 1e9, 2e10

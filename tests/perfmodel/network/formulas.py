@@ -1,7 +1,6 @@
-"""Time of collectives by closed form: alpha-beta on one level, and two levels (inside a node, between nodes).
+"""Textbook times of collectives on one level and on two (inside a node, between nodes), to hold schedules against.
 
-It owns the formulas; the links' latencies and bandwidths come from ``machine``. It does not own topologies: a fabric
-here is a full-bisection switch with the node's NICs shared by its ranks (no taper, no contention between jobs).
+It owns the formulas and nothing else: no topology, no contention.
 
 Symbols: n ranks, m bytes of one rank's buffer, alpha seconds per message, B bytes per second of one rank's link.
 Ring all-reduce 2(n-1) alpha + 2(n-1)/n m/B; all-gather and reduce-scatter half of it; pairwise all-to-all
