@@ -25,7 +25,7 @@ TYPICAL = Counts(structures=0.05, atoms=1, edges=42, bonds=12, angles=132)
 @lru_cache(maxsize=256)
 def fused_channels(model: ModelConfig) -> dict[str, float]:
     """Mean width of the rows of each fused operator kind in a model, by elements over rows; 1 where it has none."""
-    found = {}
+    found: dict[str, float] = {}
     for kind in FUSED_KINDS:
         chosen = [operator for operator in operators_of(model) if operator.kind == kind]
         rows = sum(replace(operator, channels=1).elements(TYPICAL) for operator in chosen)
