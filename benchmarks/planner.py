@@ -24,7 +24,7 @@ from perfmodel.search import search
 from perfmodel.search_parts import Job, Tables
 
 STRUCTURES_PER_RANK = 8
-MORE_CAPS = (50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000)
+MORE_CAPS = (25_000, 50_000, 100_000, 150_000, 200_000, 400_000, 800_000, 1_000_000, 1_600_000, 3_200_000)
 
 
 def made_data(number: int = 20_000, seed: int = 0) -> DataCounts:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from janus.config import ModelConfig
 from janus.layout import Layout
+from janus.packing import split_by_cap
 from janus.placement import STRATEGIES, ExpertPlan, exchange_traffic, weights_sent
 from perfmodel.dataset import DataCounts, SharedBatch, share_batch
 from perfmodel.division import divide, whole_part
@@ -35,6 +36,7 @@ from perfmodel.workload import PHASES
 Floats = NDArray[np.float64]
 
 REPRESENTED = 3  # coupled groups of a batch that are split where there are several micro-batches
+MOST_ITEMS = 400  # structures of a group that are split one by one
 MOST_SPLIT = 8  # of the groups that wait for each other
 MOST_GROUPS = 2048  # of larger jobs a share of the batch is packed on so many groups
 HALO_PARTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # parts per structure in the table of halos
@@ -111,7 +113,6 @@ class _Shared:
         )  # fmt: skip
         self._order = np.argsort(self.shared.group, kind="stable")
         self._ends = np.searchsorted(self.shared.group[self._order], np.arange(groups + 1))
-        self._place = {int(index): place for place, index in enumerate(self.shared.indices.tolist())}
         totals = [np.bincount(self.shared.group, weights=column, minlength=groups) for column in self._columns.T]
         self.totals = np.stack([(totals[0] > 0).astype(float), *totals], axis=1)  # [D,6], one micro-batch each
         self.work = self.shared.group_work
@@ -123,10 +124,21 @@ class _Shared:
             return self.totals[group][None]
         key = (group, cap)
         if key not in self._split:
-            pieces = self.shared.micro_batches(group, cap)
-            rows = [self._columns[[self._place[index] for index in piece]].sum(axis=0) for piece in pieces]
-            self._split[key] = np.hstack([np.ones((len(rows), 1)), np.stack(rows)])
+            self._split[key] = self._split_group(group, cap)
         return self._split[key]
+
+    def _split_group(self, group: int, cap: int) -> Floats:
+        """Rows of the micro-batches of a group; of very many structures every n-th is split and stands for n."""
+        items = self._order[self._ends[group] : self._ends[group + 1]]
+        times = max(1, len(items) // MOST_ITEMS)
+        items = items[::times]
+        pieces = split_by_cap(self.shared.weight[items], cap)
+        rows = np.stack([self._columns[items[piece]].sum(axis=0) for piece in pieces])
+        whole = np.tile(rows, (times, 1))
+        whole *= self.totals[group, 1:] / np.maximum(
+            whole.sum(axis=0), 1e-30
+        )  # the group's rows, whatever was left out
+        return np.hstack([np.ones((len(whole), 1)), whole])
 
     def rows(self, coupled: int, cap: int | None) -> GroupRows:
         """coupled: data groups that wait for each other, consecutive ones."""
@@ -174,8 +186,11 @@ class _Shared:
         chosen = [int(group) for group in order[start : start + count]]
         found = []
         for group in chosen:
-            pieces = self.shared.micro_batches(group, cap)
-            found.append(pieces[len(pieces) // 2] if pieces else [])
+            items = self._order[self._ends[group] : self._ends[group + 1]]
+            items = items[:: max(1, len(items) // MOST_ITEMS)]
+            whole = cap is None or self.work[group] <= cap or not len(items)
+            pieces = [list(range(len(items)))] if whole else split_by_cap(self.shared.weight[items], cap or 1)
+            found.append(self.shared.indices[items[pieces[len(pieces) // 2]]].tolist())
         return found
 
 
