@@ -119,6 +119,8 @@ class MemoryCoefficients:
     """Bytes of every moment and cause: constant [M,C] + per_row [M,C,K] x the rows of the largest micro-batch [K].
 
     moments: (name, phase) of each; K as ``live_rows.ROW_KINDS``, C as ``CAUSES``. Allocated bytes without the base.
+    pool_share: of the rows' bytes, what is resident as the pool's blocks are; with recomputation, where blocks of many
+    sizes come and go, they keep as much as the heap does.
     """
 
     moments: tuple[tuple[str, str], ...]
@@ -233,7 +235,7 @@ class _Step:
         return MemoryCoefficients(
             moments=tuple(self.moments), constant=np.stack([ledger.constant for ledger in self.ledgers]),
             per_row=np.stack([ledger.per_row for ledger in self.ledgers]), kept_bytes=states * kept,
-            pool_share=POOL_SHARE[self.model.family],
+            pool_share=0.0 if self.settings.recompute else POOL_SHARE[self.model.family],
         )  # fmt: skip
 
     def _new(self, name: str, phase: str) -> _Ledger:
