@@ -11,6 +11,7 @@ from perfmodel.memory_tiers import place_in_tiers
 from perfmodel.planner import Finalist, Other, Plan
 from perfmodel.questions import hours
 from perfmodel.search import describe
+from perfmodel.sensitivity import Outcome
 
 SMALL = 0.02  # of a step: causes below are not mentioned
 MOST_HELPS = 3
@@ -32,8 +33,18 @@ def answer(plan: Plan) -> str:
         budget = f"{(goal.node_s or 0) / 3600:,.6g} node-hours"
         return f"{budget} buy {epochs:,.3g} epochs on {where}, in {hours(chosen.run_s)}."
     if goal.deadline_s is not None:
-        return f"{goal.words} in {hours(goal.deadline_s)}: {where} make it in {hours(chosen.run_s)} for {cost}."
+        made = f"{goal.words} in {hours(goal.deadline_s)}: {where} make it in {hours(chosen.run_s)} for {cost}."
+        return made + _cheapest(plan, goal.deadline_s)
     return f"{goal.words} on {where}: {hours(chosen.run_s)}, {cost}."
+
+
+def _cheapest(plan: Plan, deadline_s: float) -> str:
+    """The cheapest that makes the deadline, where it is another number of nodes."""
+    making = [point for point in plan.front if point.run_s <= deadline_s]
+    point = min(making, key=lambda one: one.node_s, default=None)
+    if point is None or point.nodes == plan.chosen.nodes or point.node_s >= plan.chosen.node_s:
+        return ""
+    return f" Cheapest as searched: {point.nodes:,} nodes, {hours(point.run_s)}, {point.node_s / 3600:,.3g} node-hours."
 
 
 def _where(plan: Plan) -> str:
@@ -109,9 +120,15 @@ def _sensitive(plan: Plan) -> list[str]:
         return [f"The choice stays the best (within 1 %) when any one of {tried} constants is off by its uncertainty."]
     return [
         f"If {one.constant} is {100 * abs(one.change):.0f} % {'lower' if one.change < 0 else 'higher'} "
-        f"({one.source}), {describe(plan.found.candidates, one.best)} is better by {_percent(one.loss)}."
+        f"({one.source}), {_better(plan, one)}."
         for one in fragile[:4]
     ]
+
+
+def _better(plan: Plan, one: Outcome) -> str:
+    if one.best == plan.chosen.number:
+        return "nothing that was searched on as many ranks keeps to the deadline or the budget"
+    return f"{describe(plan.found.candidates, one.best)} is better by {_percent(one.loss)}"
 
 
 def _percent(loss: float) -> str:

@@ -170,7 +170,8 @@ def _front(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _outcome(plan: Plan, one: Outcome) -> dict[str, Any]:
-    best = None if one.still_best else describe(plan.found.candidates, one.best)
+    none = one.still_best or one.best == plan.chosen.number
+    best = None if none else describe(plan.found.candidates, one.best)
     return {
         "constant": one.constant, "change": one.change, "change_from": one.source, "step_change": one.step_change,
         "still_best": one.still_best, "best_then": best,

@@ -501,9 +501,11 @@ def _why(goal: Goal) -> str:
         prefer = "nodes" if goal.deadline_s is not None and not goal.open_ended else "time"
     if goal.open_ended and goal.prefer is None:
         return "the most epochs within the budget"
-    what = {"time": "the fastest", "node-hours": "the fewest node-hours", "nodes": "the fewest nodes"}[prefer]
+    what = {"time": "the fastest", "node-hours": "the cheapest in node-hours", "nodes": "the one of fewest nodes"}[
+        prefer
+    ]
     kept = goal.deadline_s is not None or goal.node_s is not None
-    return f"{what} that fits" + (" and keeps to the deadline and the budget" if kept else "")
+    return f"{what} that fits" + (" and keeps to deadline and budget" if kept else "")
 
 
 def compared(one: Finalist, best: Finalist) -> str:

@@ -44,7 +44,8 @@ class Constant:
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """One constant changed one way. change: relative, negative: worse; loss: objective of the chosen over that of the
-    best then, less 1; best: number of that candidate.
+    best then, less 1 (infinite where it is not allowed any more); best: number of that candidate, the chosen one's
+    where none is allowed.
     """
 
     constant: str
@@ -156,7 +157,7 @@ def sensitivities(
             parts, overlap = constant.apply(priced, times)
             step_s = step_seconds(parts, overlap)
             after = value(step_s)
-            best, loss = int(np.argmin(after)), _loss(after, chosen)
+            best, loss = int(np.argmin(after)) if np.isfinite(after).any() else chosen, _loss(after, chosen)
             outcomes.append(Outcome(
                 constant=constant.name, change=signed, source=source, chosen_step_s=float(step_s[chosen]),
                 step_change=float(step_s[chosen] / before_s[chosen] - 1),

@@ -61,6 +61,8 @@ def test_a_missed_deadline_counts_as_lost():
     slow = outcome(late, "bandwidth of all-to-all", worse=True)
     assert not slow.still_best
     assert slow.loss == float("inf")
+    none = sensitivities(two_candidates(1.0, 9.0), 0, LINESHINE, lambda step_s: np.where(step_s < 11.1, step_s, np.inf))
+    assert outcome(none, "speed of matrix products", worse=True).best == 0, "the chosen one where none is allowed"
 
 
 def test_a_constant_is_changed_by_its_quality_where_it_has_one():
