@@ -142,18 +142,30 @@ class Candidates:
 
 
 def enumerate_candidates(
-    model: ModelConfig, space: Space, heaviest_group: Callable[[int, int], float] | None = None
+    model: ModelConfig,
+    space: Space,
+    heaviest_group: Callable[[int, int], float] | None = None,
+    structures: Callable[[int], int] | None = None,
 ) -> Candidates:
     """Every combination that runs and differs from all others.
 
     heaviest_group(world size, data degree): work of the heaviest data group of a step: caps at or above it cap
-    nothing and are left out. Left out too: a placement where all ranks are on one node or units are trivial; policies
+    nothing and are left out. structures(world size): of a step; layouts with more data groups than that would leave
+    some idle and are left out. Left out too: a placement where all ranks are on one node or units are trivial; policies
     of what a layout does not have. Raises UserError where the fixed values leave nothing.
     """
     parts = [_layout_rows(model, space, world_size) for world_size in space.world_sizes]
     rows = [row for part in parts for row in part]
     if not rows:
         raise UserError(_nothing_left(space))
+    if structures is not None:
+        rows = [row for row in rows if row[0] // row[3] <= structures(row[0])]
+        if not rows:
+            fewest = min(least_data_degree(model, space.fixed, size) for size in space.world_sizes)
+            raise UserError(
+                f"the layouts asked for have at least {fewest} groups of ranks that need a structure each, more than "
+                "the global batch holds: give a larger --global-batch, fewer ranks or a higher graph degree"
+            )
     heaviest = heaviest_group or (lambda world_size, data_degree: float("inf"))
     grids: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}  # layouts with equal other choices
     for row, choices in _choices_of(model, space, rows):
@@ -197,6 +209,18 @@ def _layout_rows(model: ModelConfig, space: Space, world_size: int) -> list[tupl
             placements = space.allowed("placement", [0, 1]) if matters else [0]
             rows += [(world_size, unit, shard, graph, expert, placement) for placement in placements]
     return rows
+
+
+def least_data_degree(
+    model: ModelConfig, fixed: Mapping[str, Sequence[int | str | bool | None]], world_size: int
+) -> int:
+    """The fewest data groups that a layout of so many ranks can have: the structures that a step needs at least."""
+    if model.compat:
+        return world_size
+    degrees = fixed.get("graph_degree") or fixed.get("unit") or divisors(world_size)
+    limit = world_size if "graph_degree" in fixed or "unit" in fixed else LARGEST_UNIT
+    dividing = [int(d or 1) for d in degrees if int(d or 1) <= limit and world_size % int(d or 1) == 0]
+    return world_size // max(dividing, default=1)
 
 
 def _choices_of(

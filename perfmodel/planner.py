@@ -21,7 +21,7 @@ from janus.config import ModelConfig
 from janus.errors import UserError
 from janus.layout import Layout
 from janus.placement import STRATEGIES
-from perfmodel.candidates import Candidates, Space, caps_of, pareto_front
+from perfmodel.candidates import Candidates, Space, caps_of, least_data_degree, pareto_front
 from perfmodel.dataset import DataCounts, sample_batches, share_out
 from perfmodel.host import require_calibrated_here
 from perfmodel.machine import Machine
@@ -94,7 +94,7 @@ class Request:
         """Structures of a step."""
         if self.global_batch is not None:
             return self.global_batch
-        return max(world_size, min(STRUCTURES_PER_RANK * world_size, num_structures))
+        return min(STRUCTURES_PER_RANK * world_size, num_structures)
 
 
 @dataclass(kw_only=True)
@@ -212,10 +212,11 @@ def _check(request: Request, machine: Machine, data: DataCounts) -> None:
     limit = largest_world(machine)
     for world_size in request.sizes:
         batch = request.batch_of(world_size, len(data.atoms))
-        if batch < world_size:
+        least = least_data_degree(request.model, request.fixed, world_size)
+        if batch < least:
             raise UserError(
-                f"the global batch of {batch} structures is below the {world_size} ranks: "
-                f"use at least {world_size}, one structure per rank"
+                f"the global batch of {batch} structures is below {least}, the fewest groups of ranks that share a "
+                f"structure in layouts of {world_size} ranks: use at least {least} structures or fewer ranks"
             )
         if batch > len(data.atoms):
             raise UserError(
@@ -264,7 +265,7 @@ class _Planner:
     def find(self, sizes: Sequence[int], *, coarse: bool = False) -> tuple[Found, Runs]:
         """Search these numbers of ranks; coarse: with few caps, and units in a row only."""
         request = self.request
-        least = min(self.data_degrees(sizes))
+        least = min(least_data_degree(request.model, request.fixed, size) for size in sizes)
         caps = caps_of(self.data.work, max(self.tables.shared(size).heaviest(least) for size in sizes))
         fixed = dict(request.fixed)
         if "placement" not in fixed and (coarse or max(sizes) > MOST_REPLICA_FIRST * self.machine.devices_per_node):
@@ -285,12 +286,6 @@ class _Planner:
         start = np.array([self.start_up(int(candidates["world_size"][k])) or 0.0 for k in first.tolist()])[which]
         nodes = candidates.nodes.astype(float)
         return found, runs_of(self.goal, found.step_s, found.structures, nodes, start)
-
-    def data_degrees(self, sizes: Sequence[int]) -> list[int]:
-        """The fewest data groups that a layout of each number of ranks can have."""
-        degrees = self.request.fixed.get("graph_degree")
-        most = max((int(degree or 1) for degree in degrees), default=1) if degrees else 64
-        return [max(1, size // most) if size % most == 0 else 1 for size in sizes]
 
     def settings(self, candidates: Candidates, k: int) -> RunSettings:
         """How a candidate's step is run."""

@@ -69,7 +69,10 @@ def search(
     tables = tables or Tables(job)
     on_stage("candidates")
     every = enumerate_candidates(
-        job.model, space, lambda world_size, data_degree: tables.shared(world_size).heaviest(data_degree)
+        job.model,
+        space,
+        lambda world_size, data_degree: tables.shared(world_size).heaviest(data_degree),
+        job.batch_of,
     )
     on_stage(f"memory of {len(every):,} candidates")
     used = memory_bytes(tables, every)

@@ -198,10 +198,16 @@ def _fixed(options: argparse.Namespace) -> dict[str, tuple[Any, ...]]:
     return fixed
 
 
-def _feasible(sizes: tuple[int, ...], options: argparse.Namespace, num_structures: int) -> tuple[int, ...]:
-    """Of several numbers of ranks those for which there is a structure each; one alone is left to the planner."""
+def _feasible(
+    sizes: tuple[int, ...], options: argparse.Namespace, num_structures: int, model: Any
+) -> tuple[int, ...]:  # fmt: skip
+    """Of several numbers of ranks those with a structure for every group of ranks that shares one, in some layout; one
+    alone is left to the planner."""
+    from perfmodel.candidates import least_data_degree
+
     most = min(num_structures, options.global_batch or num_structures)
-    some = tuple(size for size in sizes if size <= most)
+    fixed = _fixed(options)
+    some = tuple(size for size in sizes if least_data_degree(model, fixed, size) <= most)
     return some if len(sizes) > 1 and some else sizes
 
 
@@ -220,7 +226,7 @@ def _make_plan(options: argparse.Namespace) -> Any:
     data = _data_counts(options.data, model)
     if options.structures is not None:
         data = scaled_data(data, options.structures, at_least=8 * max(sizes), seed=options.seed)
-    sizes = _feasible(sizes, options, len(data.atoms))
+    sizes = _feasible(sizes, options, len(data.atoms), model)
     request = Request(
         model=model, model_name=name, world_sizes=sizes, seed=options.seed, global_batch=options.global_batch,
         num_batches=options.batches, memory_bytes=None if options.memory_gb is None else 1e9 * options.memory_gb,
