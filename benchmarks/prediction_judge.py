@@ -12,8 +12,9 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-from prediction_cases import EQUAL, MODELS, Case, cases_of, uneven_source
+from prediction_cases import EQUAL, Case, CaseSet, uneven_source
 
+from janus.config import ModelConfig
 from perfmodel.corrections import Corrections, Pair, fit_corrections
 from perfmodel.run_validation import PHASES, with_outside
 from scaling_studies.statistics import median_interval_ranks
@@ -47,24 +48,18 @@ class Measured:
         return (self.ranks, self.data) == (FIT_RANKS, FIT_DATA)
 
 
-def measured_cases(lines: Iterable[Mapping[str, Any]], known: Mapping[str, Case] | None = None) -> list[Measured]:
-    """The finished rounds of a raw file, by layout. known: cases by key, None for those of this host's bench."""
+def measured_cases(
+    lines: Iterable[Mapping[str, Any]], known: Callable[[int, str], Mapping[str, Case]]
+) -> list[Measured]:
+    """The finished rounds of a raw file, by layout. known: ranks and model -> the cases by key."""
     steps: dict[tuple[int, str, str, str], list[Step]] = {}
     for line in sorted((line for line in lines if line["kind"] == "round"), key=lambda line: line["round"]):
         for key, taken in line["cases"].items():
             steps.setdefault((line["ranks"], line["model"], line["data"], key), []).extend(taken)
     return [
-        Measured(
-            ranks=ranks, model=model, data=data, steps=tuple(taken),
-            case=(known if known is not None else known_cases(ranks, model))[key],
-        )
+        Measured(ranks=ranks, model=model, data=data, case=known(ranks, model)[key], steps=tuple(taken))
         for (ranks, model, data, key), taken in steps.items()
-    ]  # fmt: skip
-
-
-def known_cases(ranks: int, model: str) -> dict[str, Case]:
-    """Of this host's bench, by key."""
-    return {case.key: case for case in cases_of(ranks, with_experts=MODELS[model].experts is not None)}
+    ]
 
 
 def phases_of(step: Step) -> dict[str, float]:
@@ -212,10 +207,10 @@ def noise_of(one: Judged) -> float | None:
     return None if ranks is None else (ordered[ranks[1] - 1] - ordered[ranks[0] - 1]) / 2 / median(ordered)
 
 
-def refit_pairs(judged: Sequence[Judged]) -> list[Pair]:
+def refit_pairs(judged: Sequence[Judged], models: Mapping[str, ModelConfig]) -> list[Pair]:
     """Phases of the steps that corrections are fitted to, predicted with everything known."""
     return [
-        Pair(model=MODELS[one.measured.model], phase=name, predicted_s=predicted[name], measured_s=measured[name])
+        Pair(model=models[one.measured.model], phase=name, predicted_s=predicted[name], measured_s=measured[name])
         for one in judged if one.measured.is_fitted
         for predicted, measured in zip(one.predicted_phase_s["exact"], one.phase_s, strict=True)
         for name in PHASES if name != "outside"
@@ -246,26 +241,27 @@ def summary_of(judged: Sequence[Judged], knowledge: str) -> dict[str, Any]:
 
 
 def make_report(
-    lines: Sequence[Mapping[str, Any]], machine_file: str, stores: Mapping[str, str], *, refit: bool
+    lines: Sequence[Mapping[str, Any]], case_set: CaseSet, machine_file: str, stores: Mapping[str, str], *, refit: bool
 ) -> dict[str, Any]:
-    """Judge a raw file with the constants of a machine file. stores: path of each data set's store."""
+    """Judge a raw file of a set with the constants of a machine file. stores: path of each data set's store."""
     from prediction_predict import Predictor
 
     from perfmodel.machine import load_machine
 
     machine = load_machine(machine_file)
-    cases = measured_cases(lines)
-    predictor = Predictor(machine, stores)
+    cases = measured_cases(lines, case_set.known_cases)
+    predictor = Predictor(machine, stores, models=case_set.models, seed=case_set.seed)
     judged = judge(cases, predictor)
     noises = [noise for one in judged if (noise := noise_of(one)) is not None]
     report: dict[str, Any] = {
+        "set": case_set.name,
         "machine": {"name": machine.description, "provenance": public(machine.provenance)},
         "uneven": uneven_source(), "aims": AIMS, "launches": [line for line in lines if line["kind"] == "launch"],
         "noise": median(noises) if noises else None,
         "summaries": {name: summary_of(judged, name) for name in KNOWLEDGE},
     }  # fmt: skip
     if refit:
-        corrections = fit_corrections(refit_pairs(judged), sources=[f"{FIT_RANKS} rank, {FIT_DATA}"])
+        corrections = fit_corrections(refit_pairs(judged, case_set.models), sources=[f"{FIT_RANKS} rank, {FIT_DATA}"])
         for one in judged:
             one.add(REFIT, predictor(one.measured, "exact", corrections))
         report |= refit_report(judged, corrections)

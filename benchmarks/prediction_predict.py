@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prediction_cases import MODELS
 from prediction_judge import Measured
 from prediction_steps import config_of, open_data
 from prediction_truth import RealDivisions, real_experts
@@ -30,7 +29,7 @@ from perfmodel.step_work import StepWork, step_work
 class Predictor:
     """Predictions with one machine's constants; the work of each step is kept, so that asking again is cheap.
 
-    models: by name, None for those of this host's bench. prices: of collectives, None for the machine's own.
+    models: by name. seed: of the measured runs. prices: of collectives, None for the machine's own.
     """
 
     def __init__(
@@ -38,11 +37,12 @@ class Predictor:
         machine: Machine,
         stores: Mapping[str, str],
         *,
-        models: Mapping[str, ModelConfig] | None = None,
+        models: Mapping[str, ModelConfig],
+        seed: int = 0,
         prices: Prices | None = None,
     ) -> None:
         self._machine, self._paths, self._prices = machine, stores, prices
-        self._models = models if models is not None else MODELS
+        self._models, self._seed = models, seed
         self._data: dict[tuple[str, str], tuple[StructureStore, DataCounts]] = {}
         self._divisions: dict[tuple[str, str, int], RealDivisions] = {}
         self._experts: dict[str, Any] = {}
@@ -59,7 +59,7 @@ class Predictor:
         if key not in self._works:
             model = self._models[case.model]
             store, counts = self._store(case.data, case.model)
-            config = config_of(case.case, model, store)
+            config = config_of(case.case, model, store, self._seed)
             sampler = Sampler(store.work, range(len(store)), config.batch.structures, config.run.seed)
             layout = config.parallel.layout(case.ranks)
             known = {}
@@ -79,7 +79,7 @@ class Predictor:
 
     def _experts_of(self, model: str) -> Any:
         if model not in self._experts:
-            self._experts[model] = real_experts(self._models[model])
+            self._experts[model] = real_experts(self._models[model], self._seed)
         return self._experts[model]
 
     def _divisions_of(self, case: Measured, degree: int) -> RealDivisions:

@@ -173,7 +173,7 @@ def judge_setting(entry: Mapping[str, Any], machine: Machine, store: str) -> dic
     rates, _ = rates_for(machine, shape.num_hosts)
     software = HostPrices(machine, rates, "gloo")
     prices = StepPrices.of_messages(shape, entry["lines"], software)
-    cases = prediction_judge.measured_cases(entry["lines"], {case.key: case for case in CASES})
+    cases = prediction_judge.measured_cases(entry["lines"], lambda ranks, model: {case.key: case for case in CASES})
     judged = prediction_judge.judge(
         cases, Predictor(machine, {EQUAL: store}, models={MODEL_NAME: MODEL}, prices=prices)
     )

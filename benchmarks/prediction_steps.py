@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prediction_cases import BATCH, CAP_SHARES, MODELS, Case
+from prediction_cases import BATCH, CAP_SHARES, SETS, Case
 from rank_jobs import progress
 
 from janus.config import ModelConfig
@@ -49,12 +49,12 @@ def open_data(path: Path, model: ModelConfig) -> StructureStore:
     return store if (store.cutoff_angstrom, store.line_cutoff_angstrom) == cutoffs else store.recount(*cutoffs)
 
 
-def config_of(case: Case, model: ModelConfig, store: StructureStore) -> TrainConfig:
+def config_of(case: Case, model: ModelConfig, store: StructureStore, seed: int = 0) -> TrainConfig:
     """The settings of a run in this layout."""
     cap = int(BATCH * float(store.work.mean()) / CAP_SHARES) + 1 if case.capped else None
     return TrainConfig(
         model=model, batch=BatchConfig(structures=BATCH, max_work=cap),
-        run=RunConfig(dtype="float32", seed=0, recompute=case.recompute, threads=1),
+        run=RunConfig(dtype="float32", seed=seed, recompute=case.recompute, threads=1),
         optimizer=OptimizerConfig(learning_rate=NEXT_TO_NOTHING),
         parallel=ParallelConfig(transport=case.transport, **case.parallel),
     )  # fmt: skip
@@ -129,15 +129,17 @@ class LayoutSteps:
 def measure_rounds(job: Mapping[str, Any], communicator: Communicator) -> None:
     """All rounds of a job that are not on file yet; rank 0 appends a line for each.
 
-    job: raw (file), stores {data set: path}, steps (timed per visit), mpi (whether it is needed), sets [{model, data,
-    rounds [numbers], cases}].
+    job: set (name), raw (file), stores {data set: path}, steps (timed per visit), mpi (whether it is needed), work
+    [{model, data, rounds [numbers], cases}].
     """
     axes: dict[tuple, Axes] = {}
-    for chosen in job["sets"]:
-        model = MODELS[chosen["model"]]
+    case_set = SETS[job["set"]]
+    for chosen in job["work"]:
+        model = case_set.models[chosen["model"]]
         store = open_data(Path(job["stores"][chosen["data"]]), model)
-        cases = [Case(**case) for case in chosen["cases"]]
-        steps = {case.key: _layout_steps(case, model, store, communicator, axes) for case in cases}
+        configs = {case.key: config_of(case, model, store, case_set.seed)
+                   for case in (Case(**values) for values in chosen["cases"])}  # fmt: skip
+        steps = {key: _layout_steps(config, store, communicator, axes) for key, config in configs.items()}
         gc.collect()
         gc.freeze()  # a run has one model: the collector must not look through those of all layouts in every step
         for number in chosen["rounds"]:
@@ -157,12 +159,11 @@ def measure_rounds(job: Mapping[str, Any], communicator: Communicator) -> None:
 
 
 def _layout_steps(
-    case: Case, model: ModelConfig, store: StructureStore, communicator: Communicator, axes: dict[tuple, Axes]
+    config: TrainConfig, store: StructureStore, communicator: Communicator, axes: dict[tuple, Axes]
 ) -> LayoutSteps:
-    config = config_of(case, model, store)
-    key = (config.parallel.layout(communicator.world_size), case.transport)
+    key = (config.parallel.layout(communicator.world_size), config.parallel.transport)
     if key not in axes:
-        transport = case.transport if communicator.world_size > 1 else None
+        transport = config.parallel.transport if communicator.world_size > 1 else None
         axes[key] = Axes.of(key[0], communicator, transport=transport)
     return LayoutSteps(config, store, communicator, axes[key])
 

@@ -73,7 +73,7 @@ def print_cases(cases: list[Mapping[str, Any]]) -> None:
 
 def print_tables(report: Mapping[str, Any]) -> None:
     """Everything; error: predicted / measured - 1."""
-    print(f"machine: {report['machine']['name']}; uneven cells: {report['uneven']}")
+    print(f"{report['set']} set; machine: {report['machine']['name']}; uneven cells: {report['uneven']}")
     print(f"noise: a layout's median step is known within {percent(report['noise'])} (median over layouts)")
     print_cases(report["cases"])
     for name, summary in report["summaries"].items():

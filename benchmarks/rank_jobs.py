@@ -56,10 +56,11 @@ MODELS = {
 }  # fmt: skip
 
 
-def make_structures(num_structures: int, repeat: tuple[int, int, int]) -> list[Structure]:
-    """Rattled rock salts of 8 atoms per cube, with labels of about the right size (random: only costs are measured)."""
+def make_structures(num_structures: int, repeat: tuple[int, int, int], first: int = 0) -> list[Structure]:
+    """Rattled rock salts of 8 atoms per cube, with labels of about the right size (random: only costs are measured).
+    first: number of the first one, which salt and rattling follow from."""
     structures = []
-    for number in range(num_structures):
+    for number in range(first, first + num_structures):
         atoms = bulk(SALTS[number % len(SALTS)], "rocksalt", a=LATTICE_ANGSTROM, cubic=True).repeat(repeat)
         generator = np.random.default_rng(number)
         atoms.positions += generator.normal(0.0, RATTLE_ANGSTROM, atoms.positions.shape)

@@ -1,6 +1,8 @@
 """The benchmark of predicted step times: its cases, measuring and going on, what the predictor is told, and errors."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
@@ -13,7 +15,7 @@ import prediction_shaped
 import prediction_steps
 import prediction_tables
 import pytest
-from prediction_cases import EQUAL, UNEVEN, Case, cases_of
+from prediction_cases import EQUAL, MAIN, SECOND, SETS, UNEVEN, Case, CaseSet
 from prediction_judge import Measured
 from prediction_predict import Predictor
 from prediction_truth import RealDivisions, real_experts
@@ -24,14 +26,14 @@ from janus.parallel.communication import connect
 from perfmodel.machine import load_machine
 from tests.host_machine import write_host
 
-SMALL = {
+SMALL = CaseSet(name="small", seed=2, models={
     "matris": ModelConfig(num_blocks=1, width=16, cutoff_angstrom=4.6, line_cutoff_angstrom=3.2),
     "moe": ModelConfig(
         family="matris-moe", num_blocks=1, width=16, num_heads=2, angle_width=16, cutoff_angstrom=4.6,
         line_cutoff_angstrom=3.2,
         experts=ExpertConfig(num_experts=4, top_k=2, message_hidden=16, feature_hidden=16),
     ),
-}  # fmt: skip
+})  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,27 +46,76 @@ def store(tmp_path_factory):
         return prediction_cases.make_store(UNEVEN, folder / "uneven.store")
 
 
-@pytest.fixture
-def small_models(monkeypatch):
-    for module in (prediction_steps, prediction_judge, prediction):
-        monkeypatch.setattr(module, "MODELS", SMALL)
-    monkeypatch.setattr("prediction_predict.MODELS", SMALL)
+@pytest.mark.parametrize("case_set", SETS.values(), ids=lambda one: one.name)
+def test_every_model_has_at_least_24_layouts_that_fill_their_ranks(case_set):
+    for name, model in case_set.models.items():
+        layouts = set()
+        for ranks in (1, 2, 4):
+            cases = case_set.cases_of(ranks, name)
+            assert len({case.key for case in cases}) == len(cases)
+            assert cases[0] == Case(name=f"data {ranks}")
+            for case in cases:
+                config = prediction_steps.config_of(case, model, SimpleNamespace(work=np.ones(3)), case_set.seed)
+                assert config.parallel.layout(ranks).world_size == ranks
+                assert config.run.seed == case_set.seed
+                layouts.add((ranks, case.name))
+            assert ranks == 1 or any(case.transport == "mpi" for case in cases)
+        assert len(layouts) >= 24
 
 
-@pytest.mark.parametrize("model", prediction_cases.MODELS)
-def test_every_model_has_at_least_24_layouts_that_fill_their_ranks(model):
-    with_experts = prediction_cases.MODELS[model].experts is not None
-    layouts = set()
-    for ranks in (1, 2, 4):
-        cases = cases_of(ranks, with_experts=with_experts)
-        assert len({case.key for case in cases}) == len(cases)
-        assert cases[0] == Case(name=f"data {ranks}")
-        for case in cases:
-            config = prediction_steps.config_of(case, prediction_cases.MODELS[model], SimpleNamespace(work=np.ones(3)))
-            assert config.parallel.layout(ranks).world_size == ranks
-            layouts.add((ranks, case.name))
-        assert ranks == 1 or any(case.transport == "mpi" for case in cases)
-    assert len(layouts) >= 24
+def test_the_sets_share_no_model_cutoff_crystal_or_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("JANUS_SHARED_DATA", str(tmp_path))
+    monkeypatch.setattr(prediction_cases, "NUM_STRUCTURES", 8)
+    assert not set(MAIN.models) & set(SECOND.models)
+    cutoffs = [{one.cutoff_angstrom for one in case_set.models.values()} for case_set in (MAIN, SECOND)]
+    assert not cutoffs[0] & cutoffs[1]
+    for data in prediction_cases.DATA_SETS:
+        first, second = (
+            prediction_cases.make_store(data, tmp_path / f"{data} {one.name}.store", one) for one in (MAIN, SECOND)
+        )
+        for mine, other in zip(first, second, strict=True):
+            assert sorted(mine.numbers) == sorted(other.numbers), "the same salts, so that sizes are alike"
+            assert not np.isclose(mine.positions, other.positions).any()
+    assert MAIN.fingerprint() != SECOND.fingerprint() != replace(SECOND, seed=0).fingerprint()
+    assert len({prediction.raw_file(one, quick) for one in SETS.values() for quick in (False, True)}) == 4
+
+
+def test_crystals_of_the_sample_data_are_taken_from_the_sets_first_one_on(monkeypatch, tmp_path):
+    entries = [SimpleNamespace(structure=number if number != 501 else None) for number in range(504)]
+    (tmp_path / prediction_cases.REAL_FILE).parent.mkdir()
+    (tmp_path / prediction_cases.REAL_FILE).touch()
+    monkeypatch.setattr(prediction_cases, "read_entries", lambda path: entries)
+    assert list(prediction_cases._uneven_structures(tmp_path, SECOND)) == [500, 502, 503]
+    assert list(prediction_cases._uneven_structures(tmp_path, MAIN))[:2] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "models", "raw"),
+    [
+        ([], list(MAIN.models), "prediction_host_raw.jsonl"),
+        (["--set", "second"], list(SECOND.models), "prediction_host_second_raw.jsonl"),
+        (
+            ["--set", "second", "--quick", "--only-models", "moe 3x64"],
+            ["moe 3x64"],
+            "prediction_quick_second_raw.jsonl",
+        ),
+        (["--raw", "mine.jsonl", "--quick"], list(MAIN.models), "mine.jsonl"),
+    ],
+)
+def test_a_set_has_models_and_a_raw_file_of_its_own(monkeypatch, words, models, raw):
+    monkeypatch.setattr("sys.argv", ["prediction.py", "--machine", "x.toml", *words])
+    options = prediction.read_options()
+    assert (options.only_models, options.raw.name) == (models, raw)
+
+
+def test_a_model_of_the_other_set_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["prediction.py", "--what", "measure", "--set", "second", "--only-models", "matris"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        prediction.read_options()
+    assert ended.value.code == 2
+    assert "the second set has matris 4x48, moe 3x64" in capsys.readouterr().err
 
 
 def test_uneven_cells_are_there_without_sample_data_and_within_their_sizes(store):
@@ -74,36 +125,43 @@ def test_uneven_cells_are_there_without_sample_data_and_within_their_sizes(store
     assert store.work.max() > 2 * store.work.min()
 
 
-def sets_of(lines: list[dict]) -> list[dict]:
-    return prediction.sets_to_measure(1, ["matris"], 3, False, lines)
+def work_for(raw: Path) -> list[list[int]]:
+    work = prediction.work_to_do(MAIN, 1, ["matris"], 3, False, prediction.read_raw(raw, MAIN))
+    return [one["rounds"] for one in work]
 
 
 def test_a_stopped_measurement_goes_on_where_it_stood(tmp_path):
     raw = tmp_path / "raw.jsonl"
-    assert [one["rounds"] for one in sets_of(prediction.read_raw(raw))] == [[0, 1, 2]] * 2
-    prediction.append_line(raw, {"kind": "launch", "cases": prediction_cases.fingerprint()})
+    assert work_for(raw) == [[0, 1, 2]] * 2
+    prediction.append_line(raw, {"kind": "launch", "cases": MAIN.fingerprint()})
     done = {"kind": "round", "ranks": 1, "model": "matris", "data": EQUAL, "round": 1, "cases": {}}
     prediction.append_line(raw, done)
     with raw.open("a") as stream:
         stream.write(json.dumps(done | {"round": 2})[:-4])  # killed while it wrote
-    assert [one["rounds"] for one in sets_of(prediction.read_raw(raw))] == [[0, 2], [0, 1, 2]]
+    assert work_for(raw) == [[0, 2], [0, 1, 2]]
     prediction.append_line(raw, done | {"round": 2})
-    assert [one["rounds"] for one in sets_of(prediction.read_raw(raw))] == [[0], [0, 1, 2]]
-    prediction.append_line(raw, {"kind": "launch", "cases": "other"})
+    assert work_for(raw) == [[0], [0, 1, 2]]
+    prediction.append_line(raw, {"kind": "launch", "cases": SECOND.fingerprint()})
     with pytest.raises(SystemExit, match="measured with other cases"):
-        prediction.read_raw(raw)
+        prediction.read_raw(raw, MAIN)
 
 
-def test_steps_are_measured_by_phase_and_predicted_from_their_own_micro_batches(store, tmp_path, small_models):
+def small_predictor(store, folder) -> Predictor:
+    machine = load_machine(write_host(folder / "host.toml"))
+    return Predictor(machine, {UNEVEN: str(store.path)}, models=SMALL.models, seed=SMALL.seed)
+
+
+def test_steps_are_measured_by_phase_and_predicted_from_their_own_micro_batches(store, tmp_path, monkeypatch):
     """One rank; the losses of all layouts agree or the job ends."""
+    monkeypatch.setitem(SETS, "small", SMALL)
     raw = tmp_path / "raw.jsonl"
     cases = [{"name": "data 1"}, {"name": "data 1, capped, recomputed", "capped": True, "recompute": True}]
-    sets = [{"model": model, "data": UNEVEN, "rounds": [0], "cases": cases} for model in SMALL]
-    job = {"raw": str(raw), "stores": {UNEVEN: str(store.path)}, "steps": 2, "sets": sets}
+    work = [{"model": model, "data": UNEVEN, "rounds": [0], "cases": cases} for model in SMALL.models]
+    job = {"set": "small", "raw": str(raw), "stores": {UNEVEN: str(store.path)}, "steps": 2, "work": work}
     prediction_steps.measure_rounds(job, connect(device="cpu"))
     lines = [json.loads(line) for line in raw.read_text().splitlines()]
-    assert [line["model"] for line in lines] == list(SMALL)
-    measured = prediction_judge.measured_cases(lines)
+    assert [line["model"] for line in lines] == list(SMALL.models)
+    measured = prediction_judge.measured_cases(lines, SMALL.known_cases)
     assert len(measured) == 4
     for case in measured:
         assert [step["step"] for step in case.steps] == [1, 2], "step 0 was the warm-up"
@@ -113,7 +171,7 @@ def test_steps_are_measured_by_phase_and_predicted_from_their_own_micro_batches(
             assert 0 <= phases["outside"] < step["step_s"]
             assert min(phases[name] for name in ("FE", "FF", "BF_BE", "optimizer")) > 0
         assert (case.steps[0]["counts"][0]["micro_batches"] > 1) == case.case.capped
-    predictor = Predictor(load_machine(write_host(tmp_path / "host.toml")), {UNEVEN: str(store.path)})
+    predictor = small_predictor(store, tmp_path)
     for case in measured:
         for step in case.steps:
             [rank] = predictor.work(case, step["step"], "exact").ranks
@@ -127,10 +185,10 @@ def test_steps_are_measured_by_phase_and_predicted_from_their_own_micro_batches(
 
 
 def test_what_only_a_run_knows_is_what_the_trainers_code_gives(store):
-    model = SMALL["moe"]
+    model = SMALL.models["moe"]
     experts = real_experts(model)
     assert [table.shape for table in experts] == [(94, 2)] * 2
-    assert real_experts(SMALL["matris"]) is None
+    assert real_experts(SMALL.models["matris"]) is None
     divisions = RealDivisions(StructureStore.open(store.path), model, 4)
     indices = (3, 1, 5)
     parts = divisions.get(indices)
@@ -142,9 +200,9 @@ def test_what_only_a_run_knows_is_what_the_trainers_code_gives(store):
     assert sum(part.boundary for part in parts) == sum(part.counts.ghosts for part in parts) > 0
 
 
-def test_the_predictor_is_told_the_real_parts(store, tmp_path, small_models):
+def test_the_predictor_is_told_the_real_parts(store, tmp_path):
     case = measured_case(2, "graph 2", [1.0], data=UNEVEN, parallel={"unit": 2, "graph_degree": 2})
-    predictor = Predictor(load_machine(write_host(tmp_path / "host.toml")), {UNEVEN: str(store.path)})
+    predictor = small_predictor(store, tmp_path)
     work = predictor.work(case, 0, "exact")
     [(indices, parts)] = predictor._divisions_of(case, 2).items()
     assert len(indices) == prediction_cases.BATCH
@@ -213,18 +271,18 @@ def test_the_choice_its_regret_and_the_order():
 
 def test_corrections_are_fitted_to_one_rank_of_one_data_set_only():
     judged = judged_with({"alone": 0.5, "fast": 1, "close": 1, "slow": 1}, CASES)
-    pairs = prediction_judge.refit_pairs(judged)
+    pairs = prediction_judge.refit_pairs(judged, MAIN.models)
     ratios = [pair.measured_s / pair.predicted_s for pair in pairs if pair.predicted_s > 0]
     assert len(ratios) == 12, "two phases of six steps"
     assert ratios == pytest.approx([2.0] * 12, rel=0.02)
     other = judged_with({"alone": 0.5}, [measured_case(1, "alone", [0.3] * 6, data=UNEVEN)])
-    assert prediction_judge.refit_pairs(other) == []
+    assert prediction_judge.refit_pairs(other, MAIN.models) == []
 
 
 def test_the_report_is_shown_and_drawn(tmp_path, capsys):
     judged = judged_with({"fast": 1.1, "close": 0.98, "slow": 0.8, "alone": 1.0}, CASES)
     report = {
-        "machine": {"name": "two cores"}, "uneven": "salts", "noise": 0.01,
+        "set": "main", "machine": {"name": "two cores"}, "uneven": "salts", "noise": 0.01,
         "summaries": {name: prediction_judge.summary_of(judged, name) for name in prediction_judge.KNOWLEDGE},
         "cases": [one.to_mapping() for one in judged],
     }  # fmt: skip
