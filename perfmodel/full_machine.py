@@ -25,7 +25,7 @@ from janus.presets import preset
 from perfmodel.dataset import DataCounts
 from perfmodel.machine import Machine, load_machine
 from perfmodel.mean_configurations import MEAN_CONFIGURATION, mean_configurations
-from perfmodel.memory import predict_rank_memory
+from perfmodel.memory import fullest_memory
 from perfmodel.network.noise import Noise
 from perfmodel.start_up import start_up_seconds
 from perfmodel.step_time import ASSUMED_DEVIATION, ASSUMED_OVERLAP, predict
@@ -207,13 +207,8 @@ def _with_recompute(machine: Machine, model: ModelConfig, given: FullMachineAssu
 
 
 def rank_memory_bytes(model: ModelConfig, given: FullMachineAssumptions) -> float:
-    """Bytes of the fullest rank of a unit at the peak of a step, allocated (``memory.predict_rank_memory``)."""
-    work = _one_unit(model, given, given.configurations_per_unit)
-    return max(
-        predict_rank_memory(model, [batch.counts for batch in rank.micro_batches], work.layout, work.settings,
-                            rank=rank.rank).total_bytes
-        for rank in work.ranks
-    )  # fmt: skip
+    """Bytes of the fullest rank of a unit at the peak of a step, allocated (``memory.fullest_memory``)."""
+    return fullest_memory(_one_unit(model, given, given.configurations_per_unit)).total_bytes
 
 
 @lru_cache(maxsize=8)

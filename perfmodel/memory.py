@@ -29,9 +29,10 @@ from janus.config import ModelConfig
 from janus.layout import Layout
 from janus.placement import Strategy
 from perfmodel.live_rows import ROW_KINDS, LiveRows, live_rows, row_vector
-from perfmodel.memory_tiers import Tiers, place_in_tiers
+from perfmodel.machine import Machine
+from perfmodel.memory_tiers import Tiers, place_in_tiers, used_bytes
 from perfmodel.products import Counts, RowKind
-from perfmodel.step_work import RunSettings
+from perfmodel.step_work import RunSettings, StepWork
 from perfmodel.traffic_parameters import (
     ROOT,
     block_of,
@@ -41,12 +42,12 @@ from perfmodel.traffic_parameters import (
     sharded_units,
     trained_parameters,
 )
-from perfmodel.workload import ITEM_BYTES, gradient_bytes
+from perfmodel.workload import ITEM_BYTES
 from perfmodel.workload_moe import experts_of
 
 __all__ = [
-    "CAUSES", "MEMORY_PHASES", "MemoryCoefficients", "MemoryPrediction", "Tiers", "activation_bytes", "batch_bytes",
-    "memory_coefficients", "place_in_tiers", "predict_memory", "predict_rank_memory", "resident_of", "states_bytes",
+    "CAUSES", "MEMORY_PHASES", "MemoryCoefficients", "MemoryPrediction", "Tiers", "fullest_memory",
+    "memory_coefficients", "place_in_tiers", "predict_rank_memory", "resident_of",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -81,15 +82,14 @@ LENT_EXPERTS = 1.0  # lent to a rank per layer and step where experts are replic
 class MemoryPrediction:
     """Bytes of one rank. cause_bytes: at the peak; phase_bytes: the most of each of ``MEMORY_PHASES``, base included.
 
-    peak: the moment at which they are most; kept_bytes: values, moments, average and gradients, of what is kept here.
-    resident_bytes: what the operating system sees (freed memory that the C library keeps included).
+    peak: the moment at which they are most. resident_bytes: what the operating system sees (freed memory that the C
+    library keeps included).
     """
 
     base_bytes: float
     cause_bytes: dict[str, float]
     phase_bytes: dict[str, float]
     peak: str
-    kept_bytes: float
     resident_bytes: float
 
     @property
@@ -126,7 +126,6 @@ class MemoryCoefficients:
     moments: tuple[tuple[str, str], ...]
     constant: Floats
     per_row: Floats
-    kept_bytes: float
     pool_share: float
     totals: Floats = field(init=False)  # [M,K+1], summed over causes, the constant last
     resident_totals: Floats = field(init=False)  # the same of resident bytes
@@ -146,11 +145,6 @@ class MemoryCoefficients:
     def resident_bytes(self, rows: Floats) -> Floats:
         """Resident peaks [N] of rows [N,K]."""
         return (rows @ self.resident_totals[:, :-1].T + self.resident_totals[:, -1]).max(axis=1)
-
-    def cause_bytes(self, rows: Floats) -> Floats:
-        """Bytes by cause [N,C] at the peak of each of rows [N,K]."""
-        moments = (rows @ self.totals[:, :-1].T + self.totals[:, -1]).argmax(axis=1)
-        return self.constant[moments] + np.einsum("nck,nk->nc", self.per_row[moments], rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,14 +221,12 @@ class _Step:
             self._inside(f"end of {name}", name, rows, 0)
         for (name, phase, blocks), rows in zip(self.rows.moments, self.rows.numbers, strict=True):
             self._inside(name, phase, rows, blocks)
-        kept = self.parameters.kept * self.item
         self._outside("sums of gradients", "sync", buffers=self.parameters.bucket * self.item)
         self._outside("optimizer", "optimizer", buffers=self.parameters.largest * 2 * self.item)
         self._outside("between steps", "between")
-        states = 2 + OPTIMIZER_STATES + (AVERAGE_STATES if self.settings.averages else 0)
         return MemoryCoefficients(
             moments=tuple(self.moments), constant=np.stack([ledger.constant for ledger in self.ledgers]),
-            per_row=np.stack([ledger.per_row for ledger in self.ledgers]), kept_bytes=states * kept,
+            per_row=np.stack([ledger.per_row for ledger in self.ledgers]),
             pool_share=0.0 if self.settings.recompute else POOL_SHARE[self.model.family],
         )  # fmt: skip
 
@@ -362,37 +354,19 @@ def predict_rank_memory(
             for phase in MEMORY_PHASES
         },
         peak=coefficients.moments[peak][0],
-        kept_bytes=coefficients.kept_bytes,
         resident_bytes=BASE_BYTES + float(coefficients.resident_bytes(largest[None])[0]),
     )
+
+
+def fullest_memory(work: StepWork, machine: Machine | None = None) -> MemoryPrediction:
+    """The memory of the fullest of the ranks worked out, by what counts on the machine (``used_bytes``)."""
+    return max(
+        (predict_rank_memory(work.model, [batch.counts for batch in rank.micro_batches], work.layout, work.settings,
+                             rank=rank.rank) for rank in work.ranks),
+        key=lambda one: used_bytes(one, machine),
+    )  # fmt: skip
 
 
 def resident_of(allocated: Floats | float) -> Floats | float:
     """Resident bytes beside the base of memory that the C library gives; activations keep less (``resident_bytes``)."""
     return allocated * RESIDENT_HEAP
-
-
-def states_bytes(model: ModelConfig, dtype: str = "float32", *, average: bool = True) -> float:
-    """Parameters, gradients, optimizer and (``average``) weight average, plus one flattened gradient bucket."""
-    gradients = gradient_bytes(model, dtype)
-    states = 2 + OPTIMIZER_STATES + (AVERAGE_STATES if average else 0)
-    return gradients * states + min(gradients, 25 * 1024**2)
-
-
-def activation_bytes(model: ModelConfig, counts: Counts, *, recompute: bool, dtype: str = "float32") -> float:
-    """Bytes of rows alive at the peak of one micro-batch's double backward."""
-    rows = live_rows(model, recompute=recompute)
-    return float((rows.numbers @ row_vector(model, counts)).max()) * ITEM_BYTES[dtype]
-
-
-def batch_bytes(counts: Counts) -> float:
-    """Index arrays of a micro-batch; the loader holds those of the next step too."""
-    return 2.0 * sum(counts.rows(kind) * size for kind, size in BATCH_BYTES.items())
-
-
-def predict_memory(
-    model: ModelConfig, micro_batches: Sequence[Counts], *, recompute: bool, dtype: str = "float32"
-) -> MemoryPrediction:
-    """``predict_rank_memory`` of one process, or of a replica of pure data parallelism."""
-    settings = RunSettings(dtype=dtype, recompute=recompute)
-    return predict_rank_memory(model, micro_batches, Layout(replicas=2), settings)

@@ -38,6 +38,12 @@ class Tiers:
     second: dict[str, float] = field(default_factory=dict)
 
 
+def used_bytes(prediction: MemoryPrediction, machine: Machine | None) -> float:
+    """What counts against a limit: resident bytes on a calibrated host, else (or without a machine) allocated ones."""
+    resident = machine is not None and machine.is_calibrated_host
+    return prediction.resident_bytes if resident else prediction.total_bytes
+
+
 def place_in_tiers(
     prediction: MemoryPrediction, machine: Machine, *, ranks_per_node: int | None = None, reserve: float = 0.0
 ) -> Tiers:
@@ -45,12 +51,12 @@ def place_in_tiers(
 
     ranks_per_node: that share a node's memories; None: one per device. reserve: fraction of the first memory that is
     left free. The process itself, gathered blocks, buffers and work tensors stay in the first memory. Where there is
-    no second one, ``fits`` tells whether everything fits in the first (resident bytes on a calibrated host).
+    no second one, ``fits`` tells whether everything fits in the first (``used_bytes``).
     """
     ranks = ranks_per_node or machine.devices_per_node
     room = machine.memory_bytes_per_node / ranks * (1 - reserve)
     second_room = machine.second_memory_bytes_per_node / ranks
-    total = prediction.resident_bytes if machine.is_calibrated_host else prediction.total_bytes
+    total = used_bytes(prediction, machine)
     second: dict[str, float] = {}
     for cause, part in ((name, prediction.cause_bytes[name]) for name in MOVES) if second_room else ():
         over = total - sum(second.values()) - room

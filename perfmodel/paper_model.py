@@ -26,7 +26,7 @@ from janus.presets import preset
 from perfmodel.compute_time import COMPUTE_CAUSES
 from perfmodel.machine import Machine
 from perfmodel.mean_configurations import MEAN_CONFIGURATION
-from perfmodel.memory import predict_rank_memory
+from perfmodel.memory import fullest_memory
 from perfmodel.paper_parts import BASES, FEW, MANY, UNIT, UnitParts, Work, of_cpus, unit_work
 from perfmodel.paper_search import Assignments
 from perfmodel.paper_slowest import slowest_in_unit, slowest_over_mean
@@ -293,13 +293,7 @@ def _available_bytes(machine: Machine) -> float:
 def _memory_line(recompute: bool) -> tuple[float, float]:
     """Bytes of a rank of L: without a batch, and of each mean configuration of its unit."""
     work = Work(model=preset(MODELS["l"]), recompute=recompute)
-    found = []
-    for number in (FEW, MANY):
-        unit = unit_work(work, number)
-        found.append(max(
-            predict_rank_memory(work.model, [batch.counts for batch in rank.micro_batches], unit.layout, unit.settings,
-                                rank=rank.rank).total_bytes for rank in unit.ranks
-        ))  # fmt: skip
+    found = [fullest_memory(unit_work(work, number)).total_bytes for number in (FEW, MANY)]
     each = (found[1] - found[0]) / (MANY - FEW)
     return found[0] - FEW * each, each
 

@@ -25,11 +25,11 @@ from perfmodel.candidates import Candidates, Space, caps_of, least_data_degree, 
 from perfmodel.dataset import DataCounts, sample_batches, share_out
 from perfmodel.host import require_calibrated_here
 from perfmodel.machine import Machine
-from perfmodel.memory import MemoryPrediction, predict_rank_memory
+from perfmodel.memory import MemoryPrediction, fullest_memory
+from perfmodel.memory_tiers import used_bytes
 from perfmodel.network.noise import Noise
 from perfmodel.questions import Goal, Runs, between, keeps_to, objective, ranked, runs_of
 from perfmodel.search import Found, describe, search
-from perfmodel.search_memory import used_bytes
 from perfmodel.search_parts import Job, Tables
 from perfmodel.sensitivity import Outcome, sensitivities
 from perfmodel.start_up import start_up_seconds
@@ -312,7 +312,9 @@ class _Planner:
         noise = None if self.machine.is_calibrated_host else Noise(compute_deviation=ASSUMED_DEVIATION)
         played = play_step(works[0], self.machine, prices=prices, threads=self.threads, noise=noise)
         mean = mean_prediction(predictions)
-        memory = max((fullest_memory(work) for work in works), key=lambda one: one.total_bytes)
+        memory = max(
+            (fullest_memory(work, self.machine) for work in works), key=lambda one: used_bytes(one, self.machine)
+        )
         pieces = [max((len(rank.micro_batches) for rank in work.ranks), default=0) for work in works]
         return Finalist(
             number=k, words=describe(candidates, k), layout=layout, settings=settings, structures=structures,
@@ -572,15 +574,6 @@ def _value_of(planner: _Planner, found: Found, runs: Runs, top: NDArray[np.int64
         return np.where(keeps_to(planner.goal, changed), objective(planner.goal, changed), np.inf)
 
     return value
-
-
-def fullest_memory(work: StepWork) -> MemoryPrediction:
-    """The memory of the fullest rank that was worked out."""
-    return max(
-        (predict_rank_memory(work.model, [batch.counts for batch in rank.micro_batches], work.layout, work.settings,
-                             rank=rank.rank) for rank in work.ranks),
-        key=lambda one: one.total_bytes,
-    )  # fmt: skip
 
 
 def mean_prediction(predictions: Sequence[StepPrediction]) -> StepPrediction:

@@ -16,7 +16,7 @@ from janus.placement import STRATEGIES
 from perfmodel.candidates import Candidates
 from perfmodel.live_rows import ROW_KINDS, row_vector
 from perfmodel.machine import Machine
-from perfmodel.memory import BASE_BYTES, MemoryPrediction, memory_coefficients
+from perfmodel.memory import BASE_BYTES, memory_coefficients
 from perfmodel.memory_tiers import MOVES
 from perfmodel.products import Counts
 from perfmodel.search_parts import Tables
@@ -33,11 +33,6 @@ def computes_on_cores(machine: Machine) -> bool:
     """Whether ranks run on CPU cores, not on accelerators: devices named after a CPU or cores."""
     words = machine.device_name.lower().replace("(", " ").split()
     return machine.is_calibrated_host or any(word in ("cpu", "core", "cores") for word in words)
-
-
-def used_bytes(prediction: MemoryPrediction, machine: Machine) -> float:
-    """What counts against a limit: resident bytes on a calibrated host, else allocated ones (as ``memory_tiers``)."""
-    return prediction.resident_bytes if machine.is_calibrated_host else prediction.total_bytes
 
 
 def transfers_s(machine: Machine, used: Floats, ranks_per_node: int) -> Floats:
@@ -90,7 +85,7 @@ def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats
 
 
 def _moments(tables: Tables, layout: Layout, settings: RunSettings, micro_batches: int) -> Floats:
-    """Bytes of every moment per row, the constant last: resident ones on a calibrated host, else allocated ones."""
+    """Bytes of every moment per row, the constant last: resident or allocated ones, as ``memory_tiers.used_bytes``."""
     found = memory_coefficients(tables.job.model, layout, settings, micro_batches=micro_batches)
     return found.resident_totals if tables.job.machine.is_calibrated_host else found.totals
 

@@ -46,7 +46,8 @@ from perfmodel.compute_time import (
     scaled_rates,
 )
 from perfmodel.machine import Machine, Rates
-from perfmodel.memory import MemoryPrediction, place_in_tiers, predict_rank_memory
+from perfmodel.memory import MemoryPrediction, fullest_memory, place_in_tiers
+from perfmodel.memory_tiers import used_bytes
 from perfmodel.network.noise import Noise
 from perfmodel.prices import HostPrices, Prices, prices_for
 from perfmodel.slowest import expected_slowest
@@ -97,7 +98,8 @@ class StepPrediction:
     """One step of one layout. phase_s: mean over ranks, adding up to step_s; cause_s: the same seconds by cause.
 
     communication_s: exposed seconds by axis. flops_model, flops_executed: of all ranks; memory_bytes: of the fullest
-    rank; rank_s: compute of each rank worked out; notes: what the prediction had to assume.
+    rank worked out, resident (what the operating system sees) on a calibrated host, else allocated; rank_s: compute of
+    each rank worked out; notes: what the prediction had to assume.
     """
 
     step_s: float
@@ -345,7 +347,7 @@ def predict(
 @dataclass(frozen=True, kw_only=True)
 class PartsDetails:
     """rank_s: compute of the ranks worked out; overlap: efficiency; group_s: all coupled groups' compute; memory_bytes:
-    of the fullest rank.
+    of the fullest rank, as in ``StepPrediction``.
     """
 
     rank_s: tuple[float, ...]
@@ -366,7 +368,7 @@ def predicted_parts(
     chosen = prices or prices_for(machine, rates=rates, transport=settings.transport)
     control = HostPrices(machine, rates, "gloo") if isinstance(chosen, HostPrices) else chosen
     overlap, assumed = overlap_of(machine, rates, turns, layout.world_size)
-    memory = memory_of(work)
+    memory = fullest_memory(work, machine)
     transfers_s, of_memory = _transfers(memory, machine)
     given = Circumstances(
         rates=rates, prices=chosen, control=control, turns=turns, loader_hidden=hidden, transfers_s=transfers_s,
@@ -376,7 +378,7 @@ def predicted_parts(
     parts = dataclasses.replace(parts, unit_factor=np.array([unit_factor]), slowest_factor=np.array([slowest_factor]))
     details = PartsDetails(
         rank_s=rank_s, oversubscribed=turns < 1, overlap=overlap, group_s=group_s,
-        memory_bytes=memory.resident_bytes if machine.is_calibrated_host else memory.total_bytes,
+        memory_bytes=used_bytes(memory, machine),
         notes=tuple(dict.fromkeys((*notes, *assumed, *of_noise, *of_memory, *chosen.notes, *control.notes))),
     )  # fmt: skip
     return parts, combine(parts, overlap), details
@@ -446,17 +448,6 @@ def _factors(layout: Layout, group_s: Floats, machine: Machine, noise: Noise | N
     most = float(group_s.max(initial=0.0))
     slowest = expected_slowest(group_s, each, noise) / most if most > 0 and layout.world_size > 1 else 1.0
     return unit_factor, slowest, notes
-
-
-def memory_of(work: StepWork) -> MemoryPrediction:
-    """Memory of the rank with the heaviest micro-batch."""
-
-    def heaviest(rank: RankStep) -> float:
-        return max((batch.counts.work for batch in rank.micro_batches), default=0.0)
-
-    fullest = max(work.ranks, key=heaviest)
-    counts = [batch.counts for batch in fullest.micro_batches]
-    return predict_rank_memory(work.model, counts, work.layout, work.settings, rank=fullest.rank)
 
 
 def _transfers(memory: MemoryPrediction, machine: Machine) -> tuple[float, list[str]]:
