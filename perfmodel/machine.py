@@ -3,7 +3,7 @@
 It owns the file format (TOML, ``janus.machine/1``) and the catalogue in ``perfmodel/machines``. It does not own reading
 one number (``quantities``), measured collectives (``collective_rates``), whether numbers are plausible
 (``plausibility``), measuring (``janus calibrate``), fitting (``calibration``), topologies (``network``) or what
-anything costs (``step_time``, ``collectives``).
+anything costs (``step_time``, ``prices``).
 
 A number in a machine file is ``{value = 4e12, source = "vendor page, June 2026"}``; a source that starts with
 ``assumed`` marks a number nobody published, and a fitted one carries ``quality`` (median relative residual of the

@@ -1,7 +1,7 @@
 """Calls and bytes of every collective of one training step, by phase and axis, as the trainer's ledger counts them.
 
 It owns the formulas that docs/parallel.md states (tests hold them equal to the ledgers of real steps, row by row, rank
-by rank), not how long collectives take (``collectives``), which ranks form an axis (``janus.layout``) or the expert
+by rank), not how long collectives take (``prices``), which ranks form an axis (``janus.layout``) or the expert
 plan (``janus.placement``). What depends on the data (halos, expert plans) is handed in.
 
 One rank, one step of m micro-batches; n ranks of the axis in question, L blocks of which ``keep`` are held, b bytes
