@@ -111,9 +111,14 @@ def test_unknown_peak_gives_no_percentage(plan):
     assert content["prediction"]["peak"] is None
 
 
+def test_two_ranks_may_share_the_one_structure_of_a_step(machine):
+    plan = make_plan(request(global_batch=1), machine, DATA)
+    assert {one.layout.data_degree for one in plan.finalists} == {1}
+
+
 def test_what_cannot_be_planned_is_refused(machine):
-    with pytest.raises(UserError, match="global batch of 1 structures is below the 2 ranks"):
-        make_plan(request(global_batch=1), machine, DATA)
+    with pytest.raises(UserError, match="global batch of 1 structures is below 2, the fewest groups of ranks"):
+        make_plan(request(global_batch=1, fixed={"graph_degree": (1,)}), machine, DATA)
     with pytest.raises(UserError, match=r"exceeds the 80 of made\.store"):
         make_plan(request(global_batch=100), machine, DATA)
     with pytest.raises(UserError, match="holds no structure"):
