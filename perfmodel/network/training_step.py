@@ -29,7 +29,6 @@ from perfmodel.machine import Machine
 from perfmodel.network.algorithms import make_schedule
 from perfmodel.network.closed_form import Price, price_together
 from perfmodel.network.cluster import Cluster, build_cluster
-from perfmodel.network.flow_events import simulate
 from perfmodel.network.noise import Noise
 from perfmodel.network.routes import Transport
 from perfmodel.network.schedule import Schedule
@@ -171,6 +170,8 @@ class AxisPrices:
         cluster, groups = self._place(axis)
         schedule = make_schedule(collective, algorithm, len(groups[0]))
         if self._evaluator == "flows" and len(groups) * num_messages(schedule) <= MOST_PLAYED:
+            from perfmodel.network.flow_events import simulate  # compiled loops: loaded only where they play
+
             return simulate(schedule, cluster, self._transport, size_bytes, groups=groups).time_s
         place = "".join(str(part) for part in (len(groups), groups[0].tobytes(), groups[-1].tobytes()))
         key = (place, collective, algorithm)
