@@ -32,6 +32,11 @@ def answer(plan: Plan) -> str:
         epochs = chosen.num_steps / max(1, goal.num_structures // chosen.structures)
         budget = f"{(goal.node_s or 0) / 3600:,.6g} node-hours"
         return f"{budget} buy {epochs:,.3g} epochs on {where}, in {hours(chosen.run_s)}."
+    if goal.deadline_s is not None and chosen.run_s > goal.deadline_s:
+        return (
+            f"{goal.words} in {hours(goal.deadline_s)}: {where} miss it, they take {hours(chosen.run_s)} for {cost}: "
+            "allow more nodes or time."
+        )
     if goal.deadline_s is not None:
         made = f"{goal.words} in {hours(goal.deadline_s)}: {where} make it in {hours(chosen.run_s)} for {cost}."
         return made + _cheapest(plan, goal.deadline_s)
@@ -57,8 +62,9 @@ def _where(plan: Plan) -> str:
 
 def _why(plan: Plan) -> str:
     chosen = plan.chosen
+    pieces = f"{chosen.micro_batches:.3g} micro-batch" + ("es" if chosen.micro_batches != 1 else "")
     return (
-        f"Chosen: {chosen.words}, {chosen.structures:,} structures per step, {chosen.micro_batches:.3g} micro-batches; "
+        f"Chosen: {chosen.words}, {chosen.structures:,} structures per step, {pieces}; "
         f"{chosen.verdict.removeprefix('chosen: ')}, of {plan.found.considered:,} candidates, {len(plan.found):,} of "
         f"which fit in memory; {len(plan.finalists)} were worked out in full and by discrete events."
     )

@@ -36,6 +36,7 @@ from perfmodel.start_up import start_up_seconds
 from perfmodel.step_events import play_step
 from perfmodel.step_time import ASSUMED_DEVIATION, StepPrediction, predict, ranks_per_node, what_helps
 from perfmodel.step_work import RunSettings, StepWork, step_work
+from perfmodel.verdicts import MISSED, compared, reason, slower
 
 __all__ = ["DataCounts", "Finalist", "Plan", "Request", "make_plan", "memory_limit", "sample_batches", "share_out"]
 
@@ -400,11 +401,14 @@ def _rounds(planner: _Planner, request: Request) -> tuple[Round | None, Found, R
         found, runs = planner.find(request.sizes)
         return None, found, runs, ranked(planner.goal, runs)
     wide = planner.find(request.sizes, coarse=True)
-    best = _best_size(planner, wide)
+    tried = best = _best_size(planner, wide)
     wants_fewest = request.prefer == "nodes" or (request.prefer is None and request.deadline_s is not None)
     if wants_fewest and not planner.goal.open_ended and not planner.machine.is_calibrated_host:
         best = _fewest(planner, request, best)
-    found, runs = planner.find([best])
+    for size in dict.fromkeys((best, tried)):  # with its own caps a number between may miss the goal by a little
+        found, runs = planner.find([size])
+        if keeps_to(planner.goal, runs).any():
+            break
     return wide, found, runs, ranked(planner.goal, runs)
 
 
@@ -475,52 +479,22 @@ def _decide(planner: _Planner, finalists: Sequence[Finalist]) -> int:
             f"{max(limits) / 1e9:.2f} GB: use more nodes, or allow a higher --memory-gb"
         )
     kept = keeps_to(planner.goal, runs) & fits
-    if not kept.any():  # the search was a little too fast
+    is_kept = bool(kept.any())
+    if not is_kept:  # the search was a little too fast: the best of them, and its verdict says so
         kept = fits
     value = np.where(kept, objective(planner.goal, runs), np.inf)
     place = int(np.argmin(value))
     best = finalists[place]
     for number, one in enumerate(finalists):
         if number == place:
-            one.verdict = "chosen: " + _why(planner.goal)
+            one.verdict = "chosen: " + reason(planner.goal, kept=is_kept)
         elif not fits[number]:
             one.verdict = f"does not fit: {one.memory_bytes / 1e9:.2f} GB of {limits[number] / 1e9:.2f} GB per rank"
         elif not kept[number]:
-            one.verdict = "does not keep to the deadline or the budget when worked out in full"
+            one.verdict = MISSED
         else:
             one.verdict = compared(one, best)
     return place
-
-
-def _why(goal: Goal) -> str:
-    prefer = goal.prefer
-    if prefer is None:
-        prefer = "nodes" if goal.deadline_s is not None and not goal.open_ended else "time"
-    if goal.open_ended and goal.prefer is None:
-        return "the most epochs within the budget"
-    what = {"time": "the fastest", "node-hours": "the cheapest in node-hours", "nodes": "the one of fewest nodes"}[
-        prefer
-    ]
-    kept = goal.deadline_s is not None or goal.node_s is not None
-    return f"{what} that fits" + (" and keeps to deadline and budget" if kept else "")
-
-
-def compared(one: Finalist, best: Finalist) -> str:
-    """Why a finalist lost: how much slower or dearer, and which cause costs it the most over the chosen one."""
-    words = _slower(one.events_step_s / one.structures, best.events_step_s / best.structures)
-    if one.nodes != best.nodes:
-        words += f" on {one.nodes} nodes"
-    scale = best.structures / one.structures
-    mine, others = one.prediction.cause_s, best.prediction.cause_s
-    worst = max(mine, key=lambda cause: scale * mine[cause] - others.get(cause, 0.0))
-    extra_s = scale * mine[worst] - others.get(worst, 0.0)
-    reason = "recomputed " if one.recompute and not best.recompute else ""
-    return words + (f", mostly {reason}{worst} (+{1e3 * extra_s:.3g} ms)" if extra_s > 0 else "")
-
-
-def _slower(one_s: float, best_s: float) -> str:
-    ratio = one_s / best_s - 1
-    return f"slower by {100 * ratio:.1f} %" if ratio >= 0 else f"faster by {-100 * ratio:.1f} % per structure"
 
 
 def _others(
@@ -541,7 +515,7 @@ def _others(
             words=describe(found.candidates, k), layout=layout, settings=planner.settings(found.candidates, k),
             micro_batches=float(found.priced.micro_batches[k]), step_s=step_s,
             memory_bytes=float(found.memory_bytes[k]),
-            verdict=_slower(step_s / found.structures[k], best) + " in the search",
+            verdict=slower(step_s / found.structures[k], best) + " in the search",
         ))  # fmt: skip
         if len(others) == OTHERS:
             break

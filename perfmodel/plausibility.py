@@ -15,7 +15,6 @@ from perfmodel.machine import Machine
 GIB = 2**30
 # a number in a source followed by its unit: "64 GB", "200 Gb/s", "25 GB/s", "80 GiB"
 SAID = re.compile(r"(\d+(?:\.\d+)?)\s*(GiB|GB|TB|Gbit|Gbps|Gb|Tb)(?:/s)?\b")
-WITH_LATENCIES = ("network.", "fabric.", "transport.", "collectives.")
 LOWEST_LATENCY_S, HIGHEST_LATENCY_S = 1e-8, 1e-3
 LOWEST_MEMORY_BYTES, LOWEST_BYTES_PER_S, LOWEST_FLOPS_PER_S = 1e9, 1e6, 1e8
 LONGEST_START_UP_S, LONGEST_FIXED_S = 3600.0, 1.0

@@ -21,7 +21,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 Prefer = Literal["time", "node-hours", "nodes"]
-PREFERENCES: tuple[Prefer, ...] = ("time", "node-hours", "nodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,20 +139,25 @@ def none_keeps(goal: Goal, runs: Runs) -> str:
         cheapest = int(np.argmin(runs.nodes))
         return (
             f"the budget of {goal.node_s or 0:.3g} node-seconds ends before the first step on "
-            f"{runs.nodes[cheapest]:.0f} nodes: give more node-hours"
+            f"{num_nodes(runs.nodes[cheapest])}: give more node-hours"
         )
     fastest, cheapest = int(np.argmin(runs.run_s)), int(np.argmin(runs.node_s))
     if goal.deadline_s is not None and runs.run_s[fastest] > goal.deadline_s:
         return (
             f"{goal.words} cannot be done in {hours(goal.deadline_s)}: the fastest candidate takes "
-            f"{hours(float(runs.run_s[fastest]))} on {runs.nodes[fastest]:.0f} nodes: allow more nodes or time"
+            f"{hours(float(runs.run_s[fastest]))} on {num_nodes(runs.nodes[fastest])}: allow more nodes or time"
         )
     return (
         f"{goal.words} cannot be done for {(goal.node_s or 0) / 3600:.3g} node-hours"
         + (f" in {hours(goal.deadline_s)}" if goal.deadline_s is not None else "")
         + f": the cheapest candidate takes {runs.node_s[cheapest] / 3600:.3g} node-hours and "
-        f"{hours(float(runs.run_s[cheapest]))} on {runs.nodes[cheapest]:.0f} nodes: allow more of either"
+        f"{hours(float(runs.run_s[cheapest]))} on {num_nodes(runs.nodes[cheapest])}: allow more of either"
     )
+
+
+def num_nodes(number: float) -> str:
+    """1 node, 2 nodes."""
+    return f"{number:,.0f} node" + ("s" if number != 1 else "")
 
 
 def hours(seconds: float) -> str:

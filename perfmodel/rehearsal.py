@@ -213,6 +213,7 @@ def compute_factors(
                 "compute 'scaled' needs the machine file of the host that rehearsed: make one with 'janus calibrate' "
                 "and pass it with --host"
             )
+        _require_rehearsed_on(rehearsal, host)
         host_rates, _ = rates_for(host, 1, rehearsal.threads)
         base = predicted_seconds(rehearsal, host_rates)
         said = f"measured compute x predicted on {machine.name} / predicted on {host.name}"
@@ -221,6 +222,17 @@ def compute_factors(
     rest = {phase: whole for phase in TIMED_PHASES if phase not in factors}
     shown = ", ".join(f"{phase} {factor:.3g}" for phase, factor in factors.items())
     return factors | rest, [f"{said}: {shown}, other phases {whole:.3g}"]
+
+
+def _require_rehearsed_on(rehearsal: Rehearsal, host: Machine) -> None:
+    """Raise UserError where a calibrated file names another device than the one that rehearsed."""
+    devices = [str(host.provenance[key]) for key in ("cpu", "gpu") if host.provenance.get(key) is not None]
+    known = rehearsal.device_name != "n/a"
+    if known and host.is_calibrated_host and not any(rehearsal.device_name in device for device in devices):
+        raise UserError(
+            f"{host.name} was calibrated on {' and '.join(devices) or 'an unnamed device'}, the rehearsal ran on "
+            f"{rehearsal.device_name}: give the machine file of the host that rehearsed"
+        )
 
 
 def predicted_seconds(rehearsal: Rehearsal, rates: Rates) -> dict[str, float]:

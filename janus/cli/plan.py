@@ -135,6 +135,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UserError(f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}: it must be 0 or more")
     if options.out.suffix != ".json":
         raise UserError(f"--out is {options.out}: a plan's name ends in .json")
     if options.world_size is not None and options.nodes is not None:
@@ -294,7 +296,7 @@ def _print_front(console: Any, content: dict[str, Any]) -> None:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.1f} ms" if seconds < 10 else f"{seconds:.2f} s"
+    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _write_script(plan: Any, content: dict[str, Any], options: argparse.Namespace) -> Path:

@@ -27,8 +27,9 @@ def print_rehearsal(document: dict[str, Any], out: Path) -> None:
     console = Console()
     step, drawn = document["step"], document["drawn_out"]
     rows = sum(row["edges"] for row in document["micro_batches"])
+    pieces = len(document["micro_batches"])
     title = (
-        f"rank {document['rank']} of {document['layout_name']}: {len(document['micro_batches'])} micro-batches, "
+        f"rank {document['rank']} of {document['layout_name']}: {pieces} micro-batch{'es' if pieces != 1 else ''}, "
         f"{rows:,} edges, {document['num_blocks']} of {document['model']['num_blocks']} blocks"
     )
     console.print(title, highlight=False)

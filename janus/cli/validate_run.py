@@ -173,7 +173,7 @@ def pairs_of(run: Run, steps: Sequence[MeasuredStep], machine: Machine) -> list[
 
 def refit(runs: Sequence[Run], fit_on: Sequence[Run], machine: Machine, path: Path) -> dict[str, Any]:
     """Fit corrections, keep them, and old and new errors of every run's steps that took no part in the fit."""
-    from perfmodel.corrections import fit_corrections, write_corrections
+    from perfmodel.corrections import MIN_SAMPLES, fit_corrections, write_corrections
     from perfmodel.run_validation import compare
 
     halves = {run.folder: _halves(run, whole=bool(fit_on)) for run in runs}
@@ -185,7 +185,8 @@ def refit(runs: Sequence[Run], fit_on: Sequence[Run], machine: Machine, path: Pa
     corrections = fit_corrections(pairs, machine=machine.name, sources=sources)
     if not corrections.factors:
         raise UserError(
-            f"--refit: {len(pairs)} phases are too few to fit corrections to: use a longer run, or several runs"
+            f"--refit: {len(pairs)} phases are too few to fit corrections to: at least {MIN_SAMPLES} steps must take "
+            "part in the fit, use a longer run, or several runs"
         )
     write_corrections(path, corrections)
     judged = []

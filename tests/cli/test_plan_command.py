@@ -91,6 +91,7 @@ def test_fixed_choices_and_several_numbers_of_ranks(words, tmp_path, capsys):
         ({"--epochs": "1", "--steps": "5"}, "--epochs 1 and --steps 5 are both given: keep one of them"),
         ({"--memory-reserve": "1.5"}, "--memory-reserve is 1.5: it must be in [0, 1)"),
         ({"--global-batch": "1000"}, "exceeds the 12"),
+        ({"--seed": "-1"}, "--seed is -1: it must be 0 or more"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(words, changes, sentence, tmp_path, capsys):

@@ -11,10 +11,13 @@ from janus.presets import preset
 from janus.train.config import load_train_config
 from janus.train.sampler import Sampler
 from janus.train.sampler import share_out as trainer_share_out
+from perfmodel.advice import answer
 from perfmodel.machine import load_machine
 from perfmodel.plan_file import plan_mapping
 from perfmodel.planner import Request, make_plan, sample_batches, share_out
+from perfmodel.questions import Goal
 from perfmodel.scaled_data import scaled_data
+from perfmodel.verdicts import reason
 from tests.host_machine import write_host
 from tests.perfmodel.search_cases import spread_data
 
@@ -63,6 +66,14 @@ def test_the_run_and_its_front(plan):
     memory = [point.memory_bytes for point in plan.front]
     assert memory == sorted(memory, reverse=True), "on one node whoever is slower must be leaner"
     assert [point.run_s for point in plan.front] == sorted(point.run_s for point in plan.front)
+
+
+def test_a_missed_deadline_is_not_called_kept(plan):
+    goal = Goal(num_structures=80, epochs=3, deadline_s=0.5 * plan.chosen.run_s)
+    assert "miss it" in answer(replace(plan, goal=goal))
+    assert " make it in " in answer(replace(plan, goal=replace(goal, deadline_s=2 * plan.chosen.run_s)))
+    assert "keeps to deadline and budget" in reason(goal, kept=True)
+    assert "does not keep to the deadline" in reason(goal, kept=False)
 
 
 def test_memory_comes_before_time(machine):

@@ -64,7 +64,7 @@ def test_among_as_many_nodes_the_fastest():
     [
         ({"epochs": 2, "deadline_s": 200}, "2 epochs cannot be done in 3.33 min: the fastest candidate takes 7"),
         ({"epochs": 2, "node_s": 20}, "cannot be done for 0.00556 node-hours: the cheapest candidate takes 0.4"),
-        ({"node_s": 50}, "ends before the first step on 1 nodes: give more node-hours"),
+        ({"node_s": 50}, "ends before the first step on 1 node: give more node-hours"),
     ],
 )
 def test_what_cannot_be_done_names_the_nearest(wanted, sentence):

@@ -20,6 +20,7 @@ from perfmodel.rehearsal import predicted_seconds, read_rehearsal, rehearsal_of,
 from perfmodel.rehearsal_memory import rehearsal_need
 from perfmodel.step_work import RunSettings
 from perfmodel.traffic_parameters import trained_parameters
+from tests.host_machine import write_host
 
 MACHINE = load_machine("lineshine")
 LAYOUT = {"unit": 4, "replicas": 4, "shard_degree": 4, "graph_degree": 2, "expert_degree": 4, "placement": "unit_first"}
@@ -181,3 +182,10 @@ def test_memory_needed_for_a_shard_is_a_fraction_of_the_model() -> None:
     few = rehearsal_need(replace(model, num_blocks=1), layout, 3, recorded.micro_batches, RunSettings())
     assert few.total_bytes < needs[True].total_bytes / 3
     assert few.building_bytes < needs[True].building_bytes < values
+
+
+def test_the_host_of_a_scaled_replay_is_the_one_that_rehearsed(tmp_path) -> None:
+    recorded = rehearsal_of(document(("mark", 4.0, None)))
+    host = replace(load_machine(write_host(tmp_path / "host.toml")), provenance={"cpu": "another processor"})
+    with pytest.raises(UserError, match="give the machine file of the host that rehearsed"):
+        replay(recorded, MACHINE, compute="scaled", host=host, prices=OneSecondPerMiB())
