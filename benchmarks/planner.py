@@ -21,7 +21,7 @@ from perfmodel.candidates import Space, caps_of
 from perfmodel.dataset import DataCounts, ElementCounts
 from perfmodel.machine import load_machine
 from perfmodel.search import search
-from perfmodel.search_parts import Job, Tables
+from perfmodel.search_tables import Job, Tables
 
 STRUCTURES_PER_RANK = 8
 MORE_CAPS = (25_000, 50_000, 100_000, 150_000, 200_000, 400_000, 800_000, 1_000_000, 1_600_000, 3_200_000)

@@ -30,7 +30,7 @@ from perfmodel.memory_tiers import used_bytes
 from perfmodel.network.noise import Noise
 from perfmodel.questions import Goal, Runs, between, keeps_to, objective, ranked, runs_of
 from perfmodel.search import Found, describe, search
-from perfmodel.search_parts import Job, Tables
+from perfmodel.search_tables import Job, Tables
 from perfmodel.sensitivity import Outcome, sensitivities
 from perfmodel.start_up import start_up_seconds
 from perfmodel.step_events import play_step

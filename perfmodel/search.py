@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from janus.errors import UserError
 from perfmodel.candidates import Candidates, Space, enumerate_candidates
 from perfmodel.search_memory import memory_bytes, transfers_s
-from perfmodel.search_parts import Job, Pricing, SearchParts, Tables
+from perfmodel.search_parts import Pricing, SearchParts
+from perfmodel.search_tables import Job, Tables
 from perfmodel.step_parts import StepParts
 from perfmodel.step_time import StepSeconds, combine
 

@@ -19,7 +19,7 @@ from perfmodel.machine import Machine
 from perfmodel.memory import BASE_BYTES, memory_coefficients
 from perfmodel.memory_tiers import MOVES
 from perfmodel.products import Counts
-from perfmodel.search_parts import Tables
+from perfmodel.search_tables import Tables
 from perfmodel.step_work import RunSettings
 from perfmodel.workload_moe import experts_of
 

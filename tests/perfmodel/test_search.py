@@ -12,7 +12,7 @@ from perfmodel.machine import load_machine
 from perfmodel.memory import fullest_memory
 from perfmodel.memory_tiers import used_bytes
 from perfmodel.search import combined, describe, search, step_seconds
-from perfmodel.search_parts import Job, Tables
+from perfmodel.search_tables import Job, Tables
 from perfmodel.step_time import predict
 from perfmodel.step_work import RunSettings, step_work
 from tests.host_machine import write_host
