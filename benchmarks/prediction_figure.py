@@ -9,9 +9,11 @@ from typing import Any
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 COLOURS = {1: "#1b6ca8", 2: "#c8553d", 4: "#4d7c3a"}
 MARKS = {"gloo": "o", "mpi": "^"}
+TICKS_S = [base * 10.0**power for power in range(-3, 3) for base in (1, 2, 5)]
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
@@ -34,6 +36,11 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
                 name = f"{ranks} ranks, {transport}" if ranks > 1 else "1 rank"
                 axes.plot(*zip(*points, strict=True), mark, color=colour, ms=3.5, mew=0, alpha=0.75, label=name)
     axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured step [s]", ylabel="predicted step [s]")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator(TICKS_S))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda seconds, _: f"{seconds:g}")
+    axes.set_title(f"step times of {len(cases)} layouts on one host: predicted beside measured", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
