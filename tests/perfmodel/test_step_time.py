@@ -226,6 +226,16 @@ def test_overlap_hides_but_never_more_than_runs_beside(machine):
     assert combine(instant, 1.0).step_s == pytest.approx(combine(instant, 0.0).step_s)
 
 
+def test_ranks_that_share_cores_hide_nothing(machine):
+    work = work_of(Layout(unit=4, shard_degree=4), MODEL)
+
+    def step_s(cores: int, efficiency: float) -> float:
+        return predict(work, with_links(with_cores(machine, cores, overlap_efficiency=efficiency), 1e-3, 1e8)).step_s
+
+    assert step_s(2, 0.9) == step_s(2, 0.0)
+    assert step_s(8, 0.9) < step_s(8, 0.0)
+
+
 def test_candidates_together_are_candidates_alone(machine):
     every = [predicted_parts(work_of(layout), machine)[0] for layout in LAYOUTS]
     together = StepParts(**{
