@@ -7,21 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from ase.build import bulk
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from janus.config import ModelConfig
-from janus.data.graph import build_graph
-from janus.data.structure import Structure
 from janus.kernels import pool
 from janus.model.batch import GraphBatch
 from janus.model.build import build_model
 from janus.model.potential import evaluate_potential
-from perfmodel.workload import Counts
+from tests.perfmodel.real_steps import crystal_batch
 
 LOOK_EVERY = 8  # dispatched operators: looking at every one would take most of the time
 ITEM_BYTES = 4
@@ -29,18 +25,7 @@ ITEM_BYTES = 4
 
 def distinct_batch(config: ModelConfig) -> GraphBatch:
     """Small crystals whose numbers of atoms, edges, pairs, bonds and angles all differ."""
-    structures = []
-    for element, repeats in (("Cu", (3, 1, 1)), ("Al", (1, 1, 2)), ("Cu", (1, 2, 1)), ("Al", (1, 1, 1))):
-        atoms = bulk(element, cubic=True).repeat(repeats)
-        atoms.rattle(0.05, seed=1)
-        structures.append(Structure(numbers=atoms.numbers.astype(np.int32), positions=atoms.positions,
-                                    cell=atoms.cell.array, pbc=atoms.pbc))  # fmt: skip
-    graphs = [build_graph(s, config.cutoff_angstrom, config.line_cutoff_angstrom) for s in structures]
-    return GraphBatch.collate(structures, graphs).to("cpu", torch.float32)
-
-
-def counts_of(batch: GraphBatch) -> Counts:
-    return Counts(batch.num_structures, batch.num_atoms, batch.num_edges, batch.num_bonds, batch.num_angles)
+    return crystal_batch(config, (("Cu", (3, 1, 1)), ("Al", (1, 1, 2)), ("Cu", (1, 2, 1)), ("Al", (1, 1, 1))))
 
 
 class LiveTensors(TorchDispatchMode):

@@ -1,6 +1,6 @@
 """Real models on small real graphs with torch's own FLOP formulas, per phase: what the workload is held to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,8 +39,13 @@ class DispatchedFlops(TorchDispatchMode):
 
 def small_batch(config: ModelConfig) -> GraphBatch:
     """A copper and an aluminium crystal, rattled."""
+    return crystal_batch(config, (("Cu", (2, 1, 1)), ("Al", (1, 1, 2))))
+
+
+def crystal_batch(config: ModelConfig, crystals: Sequence[tuple[str, tuple[int, int, int]]]) -> GraphBatch:
+    """Rattled cubic crystals: of each the element and how often the cell is repeated."""
     structures = []
-    for element, repeats in (("Cu", (2, 1, 1)), ("Al", (1, 1, 2))):
+    for element, repeats in crystals:
         atoms = bulk(element, cubic=True).repeat(repeats)
         atoms.rattle(0.05, seed=1)
         structures.append(Structure(numbers=atoms.numbers.astype(np.int32), positions=atoms.positions,

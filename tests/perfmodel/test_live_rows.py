@@ -7,7 +7,8 @@ import pytest
 
 from janus.config import ExpertConfig, ModelConfig
 from perfmodel.live_rows import ROW_KINDS, live_rows, row_vector
-from tests.perfmodel.live_tensors import counts_of, distinct_batch, live_tensors
+from tests.perfmodel.live_tensors import distinct_batch, live_tensors
+from tests.perfmodel.real_steps import counts_of
 
 CUTOFFS = {"cutoff_angstrom": 4.2, "line_cutoff_angstrom": 3.0}
 EXPERTS = ExpertConfig(num_experts=6, top_k=3, message_hidden=30, feature_hidden=26, num_shared_experts=2)
