@@ -20,12 +20,16 @@ from typing import Any
 from janus.errors import UserError
 from scaling_studies.atomic import write_atomically
 
-SCHEMA = "janus.record/1"
+SCHEMA = "janus.record/2"
 MEASURED, PREDICTED = "measured", "predicted"
 SOURCES = (MEASURED, PREDICTED)
-MODES = ("weak", "strong")
-DONE, FAILED, TIMEOUT, INVALID = "DONE", "FAILED", "TIMEOUT", "INVALID"
-STATES = (DONE, FAILED, TIMEOUT, INVALID)
+MODES = ("weak", "strong", "throughput")
+PLANNED, SUBMITTED, RUNNING = "PLANNED", "SUBMITTED", "RUNNING"
+DONE, FAILED, OOM, TIMEOUT, INVALID = "DONE", "FAILED", "OOM", "TIMEOUT", "INVALID"
+OPEN_STATES = (PLANNED, SUBMITTED, RUNNING)  # an attempt that has not ended; its file is replaced as it goes on
+FINAL_STATES = (DONE, FAILED, OOM, TIMEOUT, INVALID)  # its file is never written again
+STATES = OPEN_STATES + FINAL_STATES
+SCALED = ("ranks", "structures_per_rank")  # what a study scales: throughput studies scale the second
 RECORD_FOLDER = "records"
 
 
@@ -63,16 +67,50 @@ class Peak:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ceiling:
+    """A measured or published limit of all the devices the cell uses together. unit: "FLOP/s" or "byte/s"."""
+
+    value: float
+    unit: str
+    name: str
+    dtype: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseWorkload:
+    """What one phase of one step does, all ranks together, by the formulas of perfmodel. bytes: of memory moved."""
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTimes:
+    """Per rank, medians over the steps after warm-up [s]. busy_s: working; wait_s: waiting for other ranks."""
+
+    step_s: tuple[float, ...]
+    busy_s: tuple[float, ...]
+    wait_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One attempt at one cell, or the prediction for one cell.
 
     cell_id: short hash of the resolved cell; attempt: 1, 2, ... (0 for a prediction); repeat: 0-based repeat served.
-    method: how the numbers came about ("janus train", "perfmodel, analytic").
+    method: how the numbers came about ("janus train", "perfmodel, analytic"); clock: what a step time is, in words.
+    scaled, scale, base_scale: what the study scales, its value here and at the base point (None: it is the ranks).
     step_s: every step time after warm-up [s], raw; warm_up_step_s: those before, kept and not used.
     phase_s: phase -> one value per step of step_s [s], mean over ranks; the rest of the step is outside any phase.
-    model_flops, executed_flops: per step over all ranks; the second includes recomputation. None when not known.
-    peak: None when not known; shown as "n/a", never guessed.
-    memory_bytes: largest peak of any rank. state DONE or one of FAILED, TIMEOUT, INVALID with ``reason``.
+    phase_cause_s: phase -> cause -> seconds of a step, predictions only. rank_times: measured attempts only.
+    start_up_s: from the start of the process to the first step; loop_s: the training loop, all its steps; wall_s: the
+    whole process. model_flops, executed_flops: per step over all ranks; the second includes recomputation.
+    peak: None when not known; shown as "n/a", never guessed. ceilings: for the roofline, as peak.
+    workload: phase -> FLOPs and bytes of a step. memory_bytes: largest peak of any rank; memory_parts: cause -> bytes.
+    expert_rows_per_rank: rows that the experts of each rank work on in one step (known from the composition).
+    submitted_at, started_at, ended_at: UTC, ISO 8601. job_id: as the scheduler names it, "" where there is none.
+    state: see STATES; a final state other than DONE carries ``reason``.
     facts: free key -> value pairs about this record for people (assumptions, counts of devices, ...).
     """
 
@@ -89,27 +127,46 @@ class Record:
     dtype: str
     machine: str
     layout: dict[str, Any]
+    clock: str = ""
+    scaled: str = "ranks"
+    scale: float | None = None
+    base_scale: float | None = None
+    nodes: int | None = None
     state: str = DONE
     reason: str = ""
     attempt: int = 0
     repeat: int = 0
+    executor: str = ""
+    job_id: str = ""
+    submitted_at: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
     counts_per_rank: tuple[RankCounts, ...] = ()
     warm_up_step_s: tuple[float, ...] = ()
     step_s: tuple[float, ...] = ()
     phase_s: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    phase_cause_s: dict[str, dict[str, float]] = field(default_factory=dict)
+    rank_times: RankTimes | None = None
     start_up_s: float | None = None
+    loop_s: float | None = None
     wall_s: float | None = None
     model_flops: float | None = None
     executed_flops: float | None = None
     peak: Peak | None = None
+    ceilings: tuple[Ceiling, ...] = ()
+    workload: dict[str, PhaseWorkload] = field(default_factory=dict)
     memory_bytes: int | None = None
+    memory_parts: dict[str, float] = field(default_factory=dict)
+    expert_rows_per_rank: tuple[float, ...] = ()
     oversubscribed: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
-        for name, allowed in (("source", SOURCES), ("mode", MODES), ("state", STATES), ("schema", (SCHEMA,))):
+        for name, allowed in (
+            ("source", SOURCES), ("mode", MODES), ("state", STATES), ("scaled", SCALED), ("schema", (SCHEMA,)),
+        ):  # fmt: skip
             value = getattr(self, name)
             if value not in allowed:
                 raise UserError(f"record field {name} is {value!r}: it must be one of {', '.join(allowed)}")
@@ -117,7 +174,7 @@ class Record:
             raise UserError(f"record has ranks {self.ranks} and base_ranks {self.base_ranks}: both must be 1 or more")
         if self.state == DONE and not self.step_s:
             raise UserError(f"record of cell {self.cell_id} is DONE without a step time: mark it FAILED with a reason")
-        if self.state != DONE and not self.reason:
+        if self.state in FINAL_STATES and self.state != DONE and not self.reason:
             raise UserError(f"record of cell {self.cell_id} is {self.state} without a reason: give one")
         if any(not step_s > 0 for step_s in self.step_s):
             raise UserError(f"record of cell {self.cell_id} has a step time that is not above 0 s: refuse the attempt")
@@ -129,10 +186,29 @@ class Record:
                 )
 
     @property
-    def file_name(self) -> str:
-        """Unique per cell and attempt, readable in a listing."""
+    def x(self) -> float:
+        """Value of what the study scales: ranks, or structures per rank of a throughput study."""
+        return self.ranks if self.scale is None else self.scale
+
+    @property
+    def base_x(self) -> float:
+        """The same at the base point."""
+        return self.base_ranks if self.base_scale is None else self.base_scale
+
+    @property
+    def structures(self) -> int:
+        """Structures of one step over all ranks, 0 where the counts are not known."""
+        return sum(counts.structures for counts in self.counts_per_rank)
+
+    @property
+    def tag(self) -> str:
+        """Name of the attempt: of its folder, of its file and of its job; unique per cell and attempt."""
         tail = f"attempt{self.attempt:02d}" if self.source == MEASURED else "predicted"
-        return f"{self.study}-ranks{self.ranks:05d}-{self.cell_id}-{tail}.json"
+        return f"{self.study}-ranks{self.ranks:05d}-{self.cell_id}-{tail}"
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.tag}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,15 +243,30 @@ def from_json(text: str) -> Record:
     if unknown := sorted(set(values) - known):
         raise UserError(f"unknown fields {', '.join(unknown)}")
     try:
-        values["counts_per_rank"] = tuple(RankCounts(**counts) for counts in values.get("counts_per_rank", ()))
-        values["peak"] = Peak(**values["peak"]) if values.get("peak") else None
-        for name in ("step_s", "warm_up_step_s"):
-            values[name] = tuple(float(entry) for entry in values.get(name, ()))
-        phases = values.get("phase_s", {})
-        values["phase_s"] = {phase: tuple(float(entry) for entry in times) for phase, times in phases.items()}
-        return Record(**values)
-    except (TypeError, ValueError, AttributeError) as error:
+        return Record(**_typed(values))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise UserError(f"a field is missing or of the wrong type ({error})") from None
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields that JSON does not keep as they are, made again."""
+    made: dict[str, Any] = {
+        "counts_per_rank": tuple(RankCounts(**counts) for counts in values.get("counts_per_rank", ())),
+        "ceilings": tuple(Ceiling(**ceiling) for ceiling in values.get("ceilings", ())),
+        "workload": {phase: PhaseWorkload(**work) for phase, work in values.get("workload", {}).items()},
+        "phase_s": {phase: _floats(times) for phase, times in values.get("phase_s", {}).items()},
+        "peak": Peak(**values["peak"]) if values.get("peak") else None,
+        "rank_times": None,
+    }
+    if values.get("rank_times"):
+        made["rank_times"] = RankTimes(**{name: _floats(times) for name, times in values["rank_times"].items()})
+    for name in ("step_s", "warm_up_step_s", "expert_rows_per_rank"):
+        made[name] = _floats(values.get(name, ()))
+    return {**values, **made}
+
+
+def _floats(values: Iterable[Any]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def write_record(folder: Path, record: Record) -> Path:

@@ -1,285 +1,46 @@
-"""``janus study``: run scaling studies and look at them. It owns options, data preparation and printing.
-
-What a study is and how attempts are run and recorded belongs to ``scaling_studies``.
-"""
+"""``janus study``: scaling campaigns. It finds the action and imports only it."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import importlib
 
-from janus.errors import UserError
-
-if TYPE_CHECKING:
-    from janus.data.store import StructureStore
-    from reports.points import Point, StudyView
-    from scaling_studies.cells import Cell, DataCounts
-    from scaling_studies.local import LocalExecutor, Task
-    from scaling_studies.records import Record
-    from scaling_studies.study import Study
-
-RUN_EXAMPLES = """examples:
-  janus study run --quick --data alloys.store --machine machine.toml --out studies/first
+ACTIONS = {
+    "plan": "points with predicted time, memory and node-hours; refuses what will not fit",
+    "run": "submit what lacks enough good attempts, and wait; the same command goes on after any stop",
+    "status": "where every point stands: attempts by state, jobs, node-hours",
+    "watch": "the same, live, with the report rendered again as it goes",
+    "show": "the points of a study, measured beside predicted",
+    "compare": "a campaign beside an earlier one: what changed, and in which phase",
+    "predict": "a campaign predicted only, up to a full machine of the catalogue",
+    "index": "one Parquet table of all attempts, made again at any time",
+}
+EXAMPLES = """examples:
+  janus study plan --config study.toml --data alloys.store --machine machine.toml
   janus study run --config study.toml --data alloys.store --machine machine.toml --out studies/first
-  janus study run --quick --data alloys.store --machine machine.toml --out studies/first   (again: only what is missing)
+  janus study run --quick --data alloys.store --machine machine.toml --out studies/first
+  janus study status studies/first
+  janus study watch studies/first --page report.html
+  janus report studies/first --out report.html
 
-study.toml:
-  [[study]]
-  name = "weak"
-  question = "How much longer does a step take when ranks are added and each keeps the same work?"
-  mode = "weak"                # or "strong", with structures_total
-  ranks = [1, 2, 4]
-  structures_per_rank = 2
-  repeats = 6
-  model = "matris-tiny"
-"""
-SHOW_EXAMPLES = """examples:
-  janus study show studies/first
-  janus study show studies/first --json
+each action has its own options: janus study ACTION --help
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="janus study", description="Run weak and strong scaling studies, predicted and measured.",
-        epilog=RUN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="janus study", description="Weak, strong and throughput studies, predicted and measured.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run", help="run what a study still lacks", epilog=RUN_EXAMPLES,
-        description="Predict every point, then run the training jobs that have no good record yet, in random order. "
-        "Stopping it at any time loses nothing: the same command goes on.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    what = run.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, help="TOML file with [[study]] tables")
-    what.add_argument("--quick", action="store_true", help="a small weak and strong study over 1, 2 and 4 ranks")
-    run.add_argument("--data", type=Path, required=True, help="store (or any file ASE reads) to take structures from")
-    run.add_argument("--machine", required=True, help="machine file that 'janus calibrate' wrote for this host")
-    run.add_argument("--out", type=Path, required=True, help="folder of the study; an existing one is continued")
-    run.add_argument("--model", default="matris-tiny", help="model preset of --quick (default: matris-tiny)")
-    run.add_argument("--no-full-machine", action="store_true", help="leave out the predicted full-machine study")
-    run.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    show = commands.add_parser(
-        "show", help="print the points of a study", description="Print every point, measured beside predicted.",
-        epilog=SHOW_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    show.add_argument("folder", type=Path, help="folder that 'janus study run' wrote")
-    show.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    listing = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
+    for name, summary in ACTIONS.items():
+        listing.add_parser(name, help=summary, add_help=False)
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """Run or show. Returns 0, or 1 when an attempt of this call did not count. Raises UserError."""
-    options = _parser().parse_args(arguments)
-    if options.command == "show":
-        return _show(options.folder, options.json)
-    return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from perfmodel.host import require_calibrated_here
-    from perfmodel.machine import load_machine
-    from scaling_studies import local
-    from scaling_studies.measured import Host
-    from scaling_studies.predicted import device_peaks
-    from scaling_studies.study import quick_studies, read_campaign, write_campaign
-
-    num_cores = len(os.sched_getaffinity(0))
-    studies = quick_studies(num_cores, model=options.model) if options.quick else read_campaign(options.config)
-    machine = load_machine(options.machine)
-    if not machine.is_calibrated_host:
-        raise UserError(f"--machine {options.machine} is not a file of this host: make one with 'janus calibrate'")
-    require_calibrated_here(machine)
-    with local.only_runner(options.out):
-        plan = list(_resolved(studies, options.data))
-        cells = [cell for cell, _ in plan]
-        _refuse_other_results(options.out, cells)
-        write_campaign(options.out, studies)
-        _write_predictions(options.out, cells, machine, full_machine=not options.no_full_machine)
-        paths = {cell.id: _cell_store(options.out, cell, store) for cell, store in plan}
-        executor = local.LocalExecutor(
-            folder=options.out, data_of=lambda cell: paths[cell.id],
-            host=Host(name=machine.name, num_cores=num_cores, core_peaks=device_peaks(machine)),
-        )  # fmt: skip
-        executor.record_abandoned(cells)
-        records = _run_tasks(executor, executor.wanted(cells, seed=studies[0].seed))
-    _show(options.out, options.json)
-    return 0 if all(record.state == "DONE" for record in records) else 1
-
-
-def _resolved(studies: Sequence[Study], data: Path) -> Iterator[tuple[Cell, StructureStore]]:
-    """The cells of all studies, each with the store its structures come from, counted at its model's cutoffs."""
-    from janus.data.pack import open_or_pack
-    from scaling_studies.cells import resolve_cells
-
-    opened: dict[tuple[float, float], StructureStore] = {}
-    for study in studies:
-        model = study.model_config
-        cutoffs = (model.cutoff_angstrom, model.line_cutoff_angstrom)
-        if cutoffs not in opened:
-            opened[cutoffs] = open_or_pack(data, *cutoffs)
-        for cell in resolve_cells(study, _data_counts(opened[cutoffs])):
-            yield cell, opened[cutoffs]
-
-
-def _data_counts(store: StructureStore) -> DataCounts:
-    from scaling_studies.cells import DataCounts
-
-    return DataCounts(
-        fingerprint=store.fingerprint, atoms=store.num_atoms, edges=store.num_edges, bonds=store.num_bonds,
-        angles=store.num_angles,
-    )  # fmt: skip
-
-
-def _refuse_other_results(folder: Path, cells: Sequence[Cell]) -> None:
-    """Raise UserError when the folder holds measured results of cells that this declaration and data do not have."""
-    from scaling_studies.records import MEASURED, RECORD_FOLDER, read_folder
-
-    known = {cell.id for cell in cells}
-    for record in read_folder(folder / RECORD_FOLDER).records:
-        if record.source == MEASURED and record.cell_id not in known:
-            raise UserError(
-                f"{folder} holds results of another declaration or other data (study {record.study}, {record.ranks} "
-                f"ranks, cell {record.cell_id}): use a new --out so that nothing is mixed"
-            )
-
-
-def _write_predictions(folder: Path, cells: Sequence[Cell], machine: Any, *, full_machine: bool) -> None:
-    """Write the predicted record of every cell, and of the full-machine study, before anything runs."""
-    from scaling_studies.full_machine import all_full_machine_records
-    from scaling_studies.predicted import predicted_records
-    from scaling_studies.records import PREDICTED, RECORD_FOLDER, read_folder, write_record
-
-    records = predicted_records(cells, machine)
-    if full_machine:
-        records += all_full_machine_records()
-    for record in records:
-        write_record(folder / RECORD_FOLDER, record)
-    current = {record.file_name for record in records}
-    for old in read_folder(folder / RECORD_FOLDER).records:
-        if old.source == PREDICTED and old.file_name not in current:
-            (folder / RECORD_FOLDER / old.file_name).unlink()
-
-
-def _cell_store(folder: Path, cell: Cell, source: StructureStore) -> Path:
-    """The data set of one cell: its structures in order, copies under names of their own. Written once."""
-    from janus.data.store import write_store
-
-    path = folder / "data" / f"{cell.data_id}.store"
-    if path.exists():
-        return path
-
-    def structures() -> Iterator[Any]:
-        seen: dict[int, int] = {}
-        for index in cell.indices:
-            seen[index] = seen.get(index, 0) + 1
-            structure = source[index]
-            name = structure.name if seen[index] == 1 else f"{structure.name}, copy {seen[index]}"
-            yield dataclasses.replace(structure, name=name)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_store(
-        path, structures(), cutoff_angstrom=source.cutoff_angstrom, line_cutoff_angstrom=source.line_cutoff_angstrom
-    )
-    return path
-
-
-def _run_tasks(executor: LocalExecutor, tasks: Sequence[Task]) -> list[Record]:
-    """Run the attempts one after another under a progress bar on stderr; failures are named as they happen."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    records = []
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("study", total=len(tasks))
-        for task in tasks:
-            cell = task.cell
-            ranks = f"{cell.ranks} rank{'s' if cell.ranks > 1 else ''}"
-            progress.update(bar, description=f"{cell.study.name}, {ranks}, repeat {task.repeat + 1}")
-            record = executor.run(task)
-            records.append(record)
-            if record.state != "DONE":
-                console.print(f"{cell.study.name}, {ranks}: {record.state}: {record.reason}", markup=False)
-            progress.advance(bar)
-        progress.update(bar, description="study done")
-    return records
-
-
-def _show(folder: Path, as_json: bool) -> int:
-    """Print every point of the folder's studies. Raises UserError when there is none."""
-    from reports.points import arrange
-    from scaling_studies.records import RECORD_FOLDER, read_folder
-
-    found = read_folder(folder / RECORD_FOLDER)
-    if not found.records:
-        raise UserError(f"no record in {folder / RECORD_FOLDER}: run 'janus study run' first, or check the path")
-    views = arrange(found.records)
-    if as_json:
-        points = [_point_values(view, point) for view in views for point in view.points]
-        refused = [{"file": name, "reason": reason} for name, reason in found.refused]
-        print(json.dumps({"schema": "janus.study/1", "folder": str(folder), "points": points, "refused": refused}))
-    else:
-        _print_tables(views, found.refused)
-    return 0
-
-
-def _point_values(view: StudyView, point: Point) -> dict[str, Any]:
-    return {
-        "study": view.name, "mode": view.mode, "ranks": point.ranks, "cell_id": point.cell_id, "model": point.model,
-        "oversubscribed": point.oversubscribed, "jobs": len(point.jobs), "jobs_planned": point.repeats_planned,
-        "excluded": [{"attempt": entry.attempt, "state": entry.state, "reason": entry.reason}
-                     for entry in point.excluded],
-        "measured_step_s": point.measured.median if point.measured else None,
-        "measured_job_step_s": list(point.job_values_s), "predicted_step_s": point.predicted_s,
-        "prediction_error": point.error, "efficiency_measured": view.efficiency_measured(point),
-        "efficiency_predicted": view.efficiency_predicted(point),
-    }  # fmt: skip
-
-
-def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from reports import wording
-
-    console = Console()
-    for view in views:
-        title = (view.name if view.name == view.mode else f"{view.name} ({view.mode})") + (
-            "" if view.is_measured else ", predicted only"
-        )
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in ("ranks", "jobs", "measured", "predicted", "error", "eff.", "pred. eff.", "left out"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for point in view.points:
-            efficiencies = (view.efficiency_measured(point), view.efficiency_predicted(point))
-            table.add_row(
-                f"{point.ranks:,}{' *' if point.oversubscribed else ''}",
-                f"{len(point.jobs)} of {point.repeats_planned}" if view.is_measured else "-",
-                wording.seconds(point.measured.median) if point.measured else "n/a",
-                wording.seconds(point.predicted_s) if point.predicted_s is not None else "n/a",
-                wording.signed_percent(point.error) if point.error is not None else "n/a",
-                *("n/a" if value is None else f"{100 * value:.1f} %" for value in efficiencies),
-                str(len(point.excluded)),
-            )
-        console.print(table)
-    if any(point.oversubscribed for view in views for point in view.points):
-        console.print("* oversubscribed: more ranks than cores")
-    for name, reason in refused:
-        console.print(f"refused {name}: {reason}", markup=False)
+    """Run one action and return its exit code."""
+    if not arguments or arguments[0] not in ACTIONS:
+        _parser().parse_args(arguments)  # prints --help or the usage error, and exits
+    module = importlib.import_module(f"janus.cli.study_{arguments[0]}")
+    return int(module.main(arguments[1:]))

@@ -7,7 +7,7 @@ import sys
 def test_no_module_of_studies_and_reports_imports_torch():
     program = (
         "import importlib, pkgutil, sys\n"
-        "import reports, scaling_studies, janus.cli.study, janus.cli.report\n"
+        "import reports, scaling_studies, janus.cli.study_run, janus.cli.report\n"
         "for package in (scaling_studies, reports):\n"
         "    for module in pkgutil.iter_modules(package.__path__):\n"
         "        importlib.import_module(f'{package.__name__}.{module.name}')\n"
