@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from janus.errors import UserError
@@ -15,6 +16,18 @@ def write_atomically(path: Path, text: str) -> None:
     On any failure the old file stays as it was and the temporary file is removed. Raises UserError when the
     operating system refuses (disk full, no permission).
     """
+    _write(path, text, lambda temporary: temporary.replace(path))
+
+
+def write_new_atomically(path: Path, text: str) -> None:
+    """The same for a file that must not be there yet: of two writers one wins, and the other gets FileExistsError.
+
+    The finished temporary file is linked to its name, which is exclusive on network file systems too.
+    """
+    _write(path, text, lambda temporary: os.link(temporary, path))
+
+
+def _write(path: Path, text: str, publish: Callable[[Path], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,8 +38,10 @@ def write_atomically(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
-        temporary.replace(path)
+        publish(temporary)
     except OSError as error:
+        if isinstance(error, FileExistsError) and path.exists():
+            raise
         raise UserError(f"cannot write {path} ({error.strerror}): free space or choose another folder") from error
     finally:
         if temporary is not None:
