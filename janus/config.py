@@ -119,7 +119,9 @@ def _convert(value: Any, annotation: Any, where: str) -> Any:
         options = typing.get_args(annotation)
         if value is None and type(None) in options:
             return None
-        annotation = next(option for option in options if option is not type(None))
+        known = [option for option in options if option is not type(None)]
+        is_list = isinstance(value, list | tuple)
+        annotation = next((option for option in known if (typing.get_origin(option) is tuple) == is_list), known[0])
     origin = typing.get_origin(annotation)
     if origin is Literal:
         if value not in typing.get_args(annotation):

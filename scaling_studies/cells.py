@@ -127,7 +127,7 @@ def _micro_batches(counts: DataCounts, indices: tuple[int, ...], max_work: int) 
 
 def resolve_cells(study: Study, counts: DataCounts) -> tuple[Cell, ...]:
     """The cells of a study on given data. Raises UserError when a weak study's work per rank is not constant."""
-    distinct = middle_structures(counts.work, study.distinct_structures)
+    distinct = middle_structures(counts.work, study.distinct_at(study.points[0]))
     cells = []
     for ranks in study.ranks:
         indices = distinct * study.copies(ranks)

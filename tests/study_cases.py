@@ -34,6 +34,18 @@ def strong(**changes: Any) -> Study:
     return Study(**{**values, **changes})
 
 
+def throughput(**changes: Any) -> Study:
+    values: dict[str, Any] = {
+        "name": "t",
+        "question": "How?",
+        "mode": "throughput",
+        "ranks": (2,),
+        "structures_per_rank": (1, 2, 4),
+        "repeats": 2,
+    }
+    return Study(**{**values, **changes})
+
+
 def data(num_structures: int = 20, seed: int = 0) -> DataCounts:
     draw = np.random.default_rng(seed)
     edges = draw.integers(100, 5000, num_structures)

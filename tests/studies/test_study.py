@@ -1,10 +1,17 @@
-"""Declarations: what is checked before anything runs, and TOML there and back."""
+"""Declarations: what is checked before anything runs, and files there and back."""
 
 import pytest
 
 from janus.errors import UserError
-from scaling_studies.study import CAMPAIGN_FILE, check_campaign, quick_studies, read_campaign, write_campaign
-from tests.study_cases import strong, weak
+from scaling_studies.study import (
+    CLOCKS,
+    Declaration,
+    ExecutorSettings,
+    quick_declaration,
+    read_declaration,
+    write_declaration,
+)
+from tests.study_cases import strong, throughput, weak
 
 
 @pytest.mark.parametrize(
@@ -12,9 +19,15 @@ from tests.study_cases import strong, weak
     [
         (weak, {"structures_per_rank": None}, "does not set structures_per_rank"),
         (weak, {"structures_total": 8}, "is weak but sets structures_total"),
+        (weak, {"structures_per_rank": (1, 2)}, "give one number"),
         (strong, {"structures_per_rank": 2}, "is strong but sets structures_per_rank"),
         (strong, {"structures_total": None}, "does not set structures_total"),
         (strong, {"structures_total": 1}, "would idle"),
+        (throughput, {"ranks": (1, 2)}, "one number of ranks"),
+        (throughput, {"structures_per_rank": 2}, "give a list"),
+        (throughput, {"structures_per_rank": (2, 2)}, "once"),
+        (throughput, {"base_ranks": 2}, "scales structures_per_rank"),
+        (throughput, {"base_structures_per_rank": 3}, "choose one of"),
         (weak, {"ranks": ()}, "ranks"),
         (weak, {"ranks": (1, 1)}, "once"),
         (weak, {"ranks": (0, 1)}, "1 or more"),
@@ -23,6 +36,15 @@ from tests.study_cases import strong, weak
         (weak, {"steps": 0}, "steps is 0"),
         (weak, {"warm_up_steps": -1}, "warm_up_steps -1"),
         (weak, {"structures_per_rank": 0}, "structures_per_rank is 0"),
+        (weak, {"stop_ci_percent": 5.0}, "an interval needs 6 repeats"),
+        (weak, {"stop_ci_percent": 5.0, "repeats": 8, "max_repeats": 7}, "max_repeats 7"),
+        (weak, {"node_hours": 0.0}, "node_hours 0.0"),
+        (weak, {"max_failures": 0}, "max_failures is 0"),
+        (weak, {"clock": "fastest_rank"}, "'slowest_rank', 'mean_rank'"),
+        (weak, {"unit": 2}, "1 ranks in units of 2"),
+        (weak, {"unit": 2, "ranks": (2, 4), "shard_degree": 3}, "does not divide the unit"),
+        (weak, {"unit": 2, "ranks": (2, 4), "expert_degree": 2}, "has no experts"),
+        (weak, {"unit": 2, "ranks": (2, 4), "layout": "planned"}, "degrees of its own"),
         (weak, {"name": "a b"}, "rename"),
         (weak, {"question": " "}, "question"),
         (weak, {"mode": "diagonal"}, "'diagonal'"),
@@ -37,19 +59,32 @@ def test_a_wrong_declaration_is_refused_up_front(make, changes, words):
 def test_base_point_is_the_smallest_unless_named():
     assert weak(ranks=(2, 4, 1)).base == 1
     assert weak(ranks=(2, 4), base_ranks=4).base == 4
+    assert throughput(structures_per_rank=(4, 2)).base == 2
+    assert throughput(base_structures_per_rank=4).base == 4
 
 
-def test_weak_copies_per_rank_and_strong_once():
-    assert weak().copies(4) == 4
-    assert weak().distinct_structures == 2
-    assert strong().copies(4) == 1
-    assert strong().distinct_structures == 4
+def test_what_a_point_holds_by_mode():
+    assert (weak().points, weak().ranks_at(2), weak().distinct_at(2), weak().copies(4)) == ((1, 2), 2, 2, 4)
+    assert (strong().points, strong().ranks_at(2), strong().distinct_at(2), strong().copies(2)) == ((1, 2), 2, 4, 1)
+    study = throughput()
+    assert (study.points, study.ranks_at(4), study.distinct_at(4), study.copies(2)) == ((1, 2, 4), 2, 4, 2)
+
+
+def test_layouts_fill_the_ranks_and_a_graph_group_counts_as_one_for_idling():
+    study = strong(ranks=(4, 8), unit=4, graph_degree=2, shard_degree=4, structures_total=4)
+    assert [study.layout_at(ranks).replicas for ranks in study.ranks] == [1, 2]
+    assert study.layout_at(8).data_degree == 4
+
+
+def test_every_clock_is_defined_in_words():
+    assert all(text.count(".") >= 2 for text in CLOCKS.values())
 
 
 def test_a_campaign_file_reads_back_equal(tmp_path):
-    studies = (weak(), strong(max_work=0, recompute=True, base_ranks=2))
-    write_campaign(tmp_path, studies)
-    assert read_campaign(tmp_path / CAMPAIGN_FILE) == studies
+    executor = ExecutorSettings(kind="slurm", ranks_per_node=8, queue="batch", setup=("module load mpi", 'echo "a"'))
+    studies = (weak(stop_ci_percent=4.0, repeats=6, node_hours=3), strong(max_work=0, base_ranks=2), throughput())
+    for declaration in (Declaration(studies=studies, executor=executor), Declaration(studies=(weak(),))):
+        assert read_declaration(write_declaration(tmp_path, declaration)) == declaration
 
 
 @pytest.mark.parametrize(
@@ -58,23 +93,81 @@ def test_a_campaign_file_reads_back_equal(tmp_path):
         ("name = 'x'", r"\[\[study\]\]"),
         ("[[study]]\nname='x'", "incomplete"),
         ("[[study]]\nname='x'\nmodde='weak'", "did you mean 'mode'"),
+        ("study = []", "no study"),
         ("[[study]\n", "not valid TOML"),
+        ("study = []\n[executor]\nkind='cron'", "executor.kind is 'cron'"),
     ],
 )
 def test_a_wrong_campaign_file_is_named_with_the_rule(text, words, tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as caught:
-        read_campaign(path)
+        read_declaration(path)
     assert str(path) in str(caught.value)
 
 
-def test_names_must_differ():
-    with pytest.raises(UserError, match="once"):
-        check_campaign((weak(), weak()))
+RECIPE = """from scaling_studies.study import Declaration, Study
+ranks = tuple(2**power for power in range(3))
+studies = [Study(name=name, question="How?", mode="weak", ranks=ranks, structures_per_rank=2) for name in {names}]
+{more}
+"""
+
+
+def test_a_campaign_may_be_a_python_file(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(RECIPE.format(names=["a", "b"], more=""))
+    assert [study.ranks for study in read_declaration(path).studies] == [(1, 2, 4), (1, 2, 4)]
+    path.write_text(RECIPE.format(names=["a"], more="declaration = Declaration(studies=tuple(studies[:1]))"))
+    assert read_declaration(path).studies[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "words"),
+    [
+        (["a b"], "", "line 3: study name 'a b'"),
+        (["a"], "studies[0].ranks[9]", "line 4: IndexError"),
+        (["a"], "studies = (", "line 4: "),
+        (["a"], "studies = 'weak'", "defines no campaign"),
+        (["a", "a"], "", "each must be used once"),
+    ],
+)
+def test_a_mistake_in_a_python_file_is_one_sentence_with_its_line(names, more, words, tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text(RECIPE.format(names=names, more=more))
+    with pytest.raises(UserError, match=words) as caught:
+        read_declaration(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "pbs"}, "without ranks_per_node"),
+        ({"max_in_flight": 2}, "disturb each"),
+        ({"kind": "flux", "ranks_per_node": 2, "arrays": True}, "slurm alone"),
+        ({"threads": 0}, "threads is 0"),
+        ({"poll_s": -1.0}, "executor.poll_s is -1.0"),
+    ],
+)
+def test_wrong_executor_settings_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        ExecutorSettings(**changes)
+
+
+def test_executor_defaults_follow_its_kind_and_nodes_follow_the_ranks():
+    here, far = ExecutorSettings(), ExecutorSettings(kind="slurm", ranks_per_node=4)
+    assert here.max_in_flight == 1
+    assert far.poll_s > here.poll_s > 0
+    assert [here.nodes(9), far.nodes(4), far.nodes(5)] == [1, 1, 2]
+
+
+def test_studies_take_the_transport_of_the_executor_unless_they_name_one():
+    executor = ExecutorSettings(transport="mpi")
+    resolved = Declaration(studies=(weak(), strong(transport="gloo")), executor=executor).studies
+    assert [study.transport for study in resolved] == ["mpi", "gloo"]
 
 
 @pytest.mark.parametrize(("num_cores", "ranks"), [(1, (1, 2)), (2, (1, 2, 4)), (64, (1, 2, 4))])
-def test_quick_studies_stay_within_twice_the_cores(num_cores, ranks):
-    for study in quick_studies(num_cores):
+def test_the_quick_campaign_stays_within_twice_the_cores(num_cores, ranks):
+    for study in quick_declaration(num_cores).studies:
         assert study.ranks == ranks
