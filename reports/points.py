@@ -1,7 +1,9 @@
 """Records arranged as studies and points: measured beside predicted, with the ratios of each point.
 
 It owns this arrangement and the rules of what may be shown; it does not own the statistics and ratios themselves
-(``scaling_studies``) nor drawing (``figures``) or wording (``page``).
+(``scaling_studies``) nor drawing (``figures``) or wording (``wording``).
+
+A point lies at ``x``, the value of what its study scales: ranks, or structures per rank of a throughput study.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from janus.errors import UserError
 from scaling_studies import ratios
-from scaling_studies.records import DONE, MEASURED, PREDICTED, Peak, Record
+from scaling_studies.records import DONE, MEASURED, OPEN_STATES, PREDICTED, Peak, Record
 from scaling_studies.statistics import Summary, job_step_s, summarize
 
 PHASE_ORDER = ("data", "FE", "FF", "BF_BE", "sync", "optimizer", "other")
@@ -21,6 +24,11 @@ PHASE_NAMES = {
     "sync": "gradient sync, waiting", "optimizer": "optimizer", "other": "outside any phase",
 }  # fmt: skip
 MERGED_PHASES = {"BF": "BF_BE", "BE": "BF_BE", "BF+BE": "BF_BE"}
+COMMUNICATION_CAUSES = (  # of a prediction, as perfmodel names them
+    "gathers", "scatters", "halos", "exchanges", "group sums", "gradient sums", "small sums",
+)  # fmt: skip
+WAIT_CAUSE = "wait"
+MODE_ORDER = ("weak", "strong", "throughput")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,41 +42,56 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One cell: its good measured jobs, every attempt that did not count, and its prediction if there is one."""
+    """One cell: its good measured jobs, every attempt that did not count, and its prediction if there is one.
+
+    scaled: what the study scales ("ranks" or "structures_per_rank"); x, base_x: its value here and at the base point.
+    open: attempts that have not ended: neither jobs nor excluded.
+    """
 
     study: str
     mode: str
+    scaled: str
+    x: float
+    base_x: float
     ranks: int
     base_ranks: int
     cell_id: str
     jobs: tuple[Record, ...]
     excluded: tuple[Record, ...]
+    open: tuple[Record, ...]
     prediction: Record | None
     repeats_planned: int
 
     @property
     def any_record(self) -> Record:
         """A record to read the cell's constants from."""
-        return next(record for record in (*self.jobs, self.prediction, *self.excluded) if record is not None)
+        found = (*self.jobs, self.prediction, *self.excluded, *self.open)
+        return next(record for record in found if record is not None)
 
     @property
     def model(self) -> str:
         return self.any_record.model
 
     @property
+    def is_base(self) -> bool:
+        return self.x == self.base_x
+
+    @cached_property
     def oversubscribed(self) -> bool:
+        """More ranks than cores, by any attempt that ended."""
         return any(record.oversubscribed for record in (*self.jobs, *self.excluded))
 
-    @property
+    @cached_property
     def job_values_s(self) -> tuple[float, ...]:
         """Median step time of each job [s]."""
         return tuple(job_step_s(job.step_s) for job in self.jobs)
 
-    @property
+    @cached_property
     def measured(self) -> Summary | None:
+        """Median step time over jobs [s] and its interval; None without a good job."""
         return summarize(self.job_values_s) if self.jobs else None
 
-    @property
+    @cached_property
     def predicted_s(self) -> float | None:
         """Predicted step time [s], None where the prediction failed or is missing."""
         good = self.prediction is not None and self.prediction.state == DONE
@@ -99,37 +122,83 @@ class Point:
             return {}
         return _phases([self.prediction], self.predicted_s)
 
+    def causes_predicted(self) -> dict[str, float]:
+        """Cause -> predicted seconds of a step over all phases, largest first; empty where not recorded."""
+        if self.prediction is None or self.predicted_s is None:
+            return {}
+        totals: dict[str, float] = {}
+        for causes in self.prediction.phase_cause_s.values():
+            for cause, value_s in causes.items():
+                totals[cause] = totals.get(cause, 0.0) + value_s
+        return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+    @property
+    def communication_predicted_s(self) -> float | None:
+        """Predicted seconds of a step in exposed communication and waiting; None where causes are not recorded."""
+        causes = self.causes_predicted()
+        return sum(causes.get(cause, 0.0) for cause in (*COMMUNICATION_CAUSES, WAIT_CAUSE)) if causes else None
+
+    @property
+    def bound_s(self) -> float | None:
+        """Lower bound of the step time [s]: the prediction without communication and waiting; None if not known."""
+        if self.predicted_s is None or self.communication_predicted_s is None:
+            return None
+        return self.predicted_s - self.communication_predicted_s
+
+    @property
+    def wait_measured_s(self) -> float | None:
+        """Seconds a rank waits for others in a step: mean over ranks, median over jobs; None if not recorded."""
+        waits = [statistics.fmean(job.rank_times.wait_s) for job in self.jobs if job.rank_times is not None]
+        return statistics.median(waits) if waits else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyView:
-    """The points of one study in order of ranks."""
+    """The points of one study in order of x."""
 
     name: str
     mode: str
     question: str
+    scaled: str
     base_ranks: int
+    base_x: float
     points: tuple[Point, ...]
 
-    @property
+    @cached_property
     def is_measured(self) -> bool:
-        """False for a study that was only predicted."""
+        """Whether any attempt has ended; False for a study that was only predicted."""
         return any(point.jobs or point.excluded for point in self.points)
 
     @property
+    def is_predicted(self) -> bool:
+        return any(point.predicted_s is not None for point in self.points)
+
+    @cached_property
     def base(self) -> Point | None:
-        return next((point for point in self.points if point.ranks == self.base_ranks), None)
+        return next((point for point in self.points if point.is_base), None)
+
+    def ideal_s(self, point: Point, base_step_s: float) -> float:
+        """Step time of an ideal machine at a point [s], from the base point's."""
+        return ratios.ideal_step_s(self.mode, base_step_s, self.base_x, point.x)
 
     def efficiency_measured(self, point: Point, step_s: float | None = None) -> float | None:
         """Efficiency of a measured step time (default: the point's median) against the base point's median."""
         if self.base is None or self.base.measured is None or point.measured is None:
             return None
         own_s = point.measured.median if step_s is None else step_s
-        return ratios.efficiency(self.mode, self.base.measured.median, self.base_ranks, own_s, point.ranks)
+        return ratios.efficiency(self.mode, self.base.measured.median, self.base_x, own_s, point.x)
 
     def efficiency_predicted(self, point: Point) -> float | None:
+        """The same of predicted times, against the predicted base point."""
         if self.base is None or self.base.predicted_s is None or point.predicted_s is None:
             return None
-        return ratios.efficiency(self.mode, self.base.predicted_s, self.base_ranks, point.predicted_s, point.ranks)
+        return ratios.efficiency(self.mode, self.base.predicted_s, self.base_x, point.predicted_s, point.x)
+
+    def efficiency_bound(self, point: Point) -> float | None:
+        """Upper bound of the predicted efficiency: this point without communication, the base as predicted."""
+        if self.base is None or self.base.predicted_s is None or point.bound_s is None:
+            return None
+        return ratios.efficiency(self.mode, self.base.predicted_s, self.base_x, point.bound_s, point.x)
 
 
 def arrange(records: Sequence[Record]) -> tuple[StudyView, ...]:
@@ -137,31 +206,37 @@ def arrange(records: Sequence[Record]) -> tuple[StudyView, ...]:
     views = []
     for name in dict.fromkeys(record.study for record in records):
         own = [record for record in records if record.study == name]
-        for field in ("mode", "base_ranks"):
+        for field in ("mode", "base_ranks", "scaled", "base_x"):
             if len({getattr(record, field) for record in own}) > 1:
                 raise UserError(f"records of study {name} disagree on {field}: keep changed studies in another folder")
-        points = tuple(sorted(_points(own), key=lambda point: point.ranks))
-        if len({point.ranks for point in points}) < len(points):
-            raise UserError(f"study {name} has two cells of the same ranks: keep each study in a folder")
+        points = tuple(sorted(_points(own), key=lambda point: point.x))
+        if len({point.x for point in points}) < len(points):
+            what = own[0].scaled.replace("_", " ")
+            raise UserError(f"study {name} has two cells of the same {what}: keep each study in a folder")
+        first = own[0]
         views.append(
             StudyView(
-                name=name, mode=own[0].mode, question=own[0].question, base_ranks=own[0].base_ranks, points=points
+                name=name, mode=first.mode, question=first.question, scaled=first.scaled,
+                base_ranks=first.base_ranks, base_x=first.base_x, points=points,
             )
-        )
-    return tuple(sorted(views, key=lambda view: (not view.is_measured, view.mode != "weak")))
+        )  # fmt: skip
+    return tuple(sorted(views, key=lambda view: (not view.is_measured, MODE_ORDER.index(view.mode))))
 
 
 def _points(records: Sequence[Record]) -> list[Point]:
     points = []
     for cell_id in dict.fromkeys(record.cell_id for record in records):
         own = [record for record in records if record.cell_id == cell_id]
-        attempts = [record for record in own if record.source == MEASURED]
+        ended = [record for record in own if record.source == MEASURED and record.state not in OPEN_STATES]
         predictions = [record for record in own if record.source == PREDICTED]
+        first = own[0]
         points.append(
             Point(
-                study=own[0].study, mode=own[0].mode, ranks=own[0].ranks, base_ranks=own[0].base_ranks, cell_id=cell_id,
-                jobs=tuple(record for record in attempts if record.state == DONE),
-                excluded=tuple(record for record in attempts if record.state != DONE),
+                study=first.study, mode=first.mode, scaled=first.scaled, x=first.x, base_x=first.base_x,
+                ranks=first.ranks, base_ranks=first.base_ranks, cell_id=cell_id,
+                jobs=tuple(record for record in ended if record.state == DONE),
+                excluded=tuple(record for record in ended if record.state != DONE),
+                open=tuple(record for record in own if record.state in OPEN_STATES),
                 prediction=predictions[-1] if predictions else None,
                 repeats_planned=max(record.repeats_planned for record in own),
             )

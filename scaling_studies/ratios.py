@@ -24,25 +24,31 @@ def speed_up(base_step_s: float, step_s: float) -> float:
     return base_step_s / step_s
 
 
-def weak_efficiency(base_step_s: float, step_s: float) -> float:
-    """T(base) / T(N) at constant work per rank: 1 is ideal."""
-    return speed_up(base_step_s, step_s)
+def ideal_step_s(mode: str, base_step_s: float, base_x: float, x: float) -> float:
+    """Step time of an ideal machine [s] at ``x``, the value of what the study scales, from that at the base point.
 
-
-def strong_efficiency(base_step_s: float, base_ranks: int, step_s: float, ranks: int) -> float:
-    """T(base) N(base) / (T(N) N) at constant total work: 1 is ideal. Above 1 can happen (caches) and is shown."""
-    if base_ranks < 1 or ranks < 1:
-        raise UserError(f"ranks {ranks} and base ranks {base_ranks}: both must be 1 or more")
-    return speed_up(base_step_s, step_s) * base_ranks / ranks
-
-
-def efficiency(mode: str, base_step_s: float, base_ranks: int, step_s: float, ranks: int) -> float:
-    """Weak or strong efficiency by the study's mode. Raises UserError for another mode."""
+    weak: T(base), the work per rank is constant. strong: T(base) base_x / x, the total is shared by x ranks.
+    throughput: T(base) x / base_x, the ranks are constant and each has x structures.
+    """
+    _require_time("base step time", base_step_s)
+    if not (base_x > 0 and x > 0):
+        raise UserError(f"a study scales from {base_x} to {x}: both must be above 0")
     if mode == "weak":
-        return weak_efficiency(base_step_s, step_s)
+        return base_step_s
     if mode == "strong":
-        return strong_efficiency(base_step_s, base_ranks, step_s, ranks)
-    raise UserError(f"mode is {mode!r}: efficiency is defined for 'weak' and 'strong'")
+        return base_step_s * base_x / x
+    if mode == "throughput":
+        return base_step_s * x / base_x
+    raise UserError(f"mode is {mode!r}: efficiency is defined for 'weak', 'strong' and 'throughput'")
+
+
+def efficiency(mode: str, base_step_s: float, base_x: float, step_s: float, x: float) -> float:
+    """Ideal step time / step time: 1 is ideal. Above 1 can happen (caches, larger batches) and is shown.
+
+    Of a throughput study it is the rate of structures relative to the base point's. Raises UserError for other modes.
+    """
+    _require_time("step time", step_s)
+    return ideal_step_s(mode, base_step_s, base_x, x) / step_s
 
 
 def percent_of_peak(flops_per_step: float | None, step_s: float, peak: Peak | None) -> float | None:

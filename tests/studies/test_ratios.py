@@ -11,11 +11,11 @@ PEAK = Peak(flops_per_s=1e12, name="matrix product", dtype="float32", source="me
 
 def test_values_by_hand():
     assert ratios.speed_up(1.0, 0.25) == 4.0
-    assert ratios.weak_efficiency(1.0, 1.25) == 0.8
-    assert ratios.strong_efficiency(1.0, 1, 0.25, 5) == 0.8
-    assert ratios.strong_efficiency(1.0, 2, 0.5, 4) == 1.0
-    assert ratios.efficiency("weak", 1.0, 1, 2.0, 8) == 0.5
-    assert ratios.efficiency("strong", 1.0, 1, 2.0, 8) == 1 / 16
+    assert ratios.efficiency("weak", 1.0, 1, 1.25, 8) == 0.8
+    assert ratios.efficiency("strong", 1.0, 1, 0.25, 5) == 0.8
+    assert ratios.efficiency("strong", 1.0, 2, 0.5, 4) == 1.0
+    assert ratios.efficiency("throughput", 1.0, 2, 1.6, 4) == 1.25  # twice the structures in 1.6 times the time
+    assert ratios.ideal_step_s("throughput", 1.0, 2, 5) == 2.5
     assert ratios.percent_of_peak(1e11, 0.5, PEAK) == 20.0
     assert ratios.signed_error(0.9, 1.0) == pytest.approx(-0.1)
     assert ratios.signed_error(1.2, 1.0) == pytest.approx(0.2)
@@ -50,7 +50,7 @@ def test_nonsense_peaks_flops_ranks_and_modes_are_refused():
         ratios.percent_of_peak(1e9, 1.0, Peak(flops_per_s=0.0, name="none", dtype="float32", source="?"))
     with pytest.raises(UserError, match="FLOPs per step"):
         ratios.percent_of_peak(-1.0, 1.0, PEAK)
-    with pytest.raises(UserError, match="1 or more"):
-        ratios.strong_efficiency(1.0, 0, 1.0, 2)
+    with pytest.raises(UserError, match="scales from 0 to 2: both must be above 0"):
+        ratios.efficiency("strong", 1.0, 0, 1.0, 2)
     with pytest.raises(UserError, match="'sideways'"):
         ratios.efficiency("sideways", 1.0, 1, 1.0, 2)
