@@ -2,7 +2,8 @@
 
 A job script calls it, so that the attempt's own folder tells its fate even after the scheduler has forgotten the job.
 It owns ``begin.json`` and ``end.json``; it does not own how the facts are read (``janus.host_facts``) nor which of them
-a record must have (``provenance``). Standard library only: it costs the job a fraction of a second.
+a record must have (``provenance``), nor the code's version (``code_version``). Standard library only: it costs the job
+a fraction of a second. FOLDER is ``STUDY/attempts/TAG``: changes of the code are kept in ``STUDY/code``.
 
 Both files are written once, atomically. ``begin`` of an attempt that has begun is refused with exit code 3, and ``end``
 by another job than the one that began with exit code 4: a job that a scheduler starts again, or that was submitted
@@ -22,6 +23,7 @@ from typing import Any
 
 from janus import host_facts
 from janus.errors import UserError
+from scaling_studies import code_version
 from scaling_studies.atomic import write_new_atomically
 
 SCHEMA = "janus.job/1"
@@ -52,10 +54,19 @@ def _identity(job: dict[str, Any]) -> str:
     return f"session {os.getsid(0)} on {platform.node()}, boot {host_facts.boot_id()}"
 
 
+def code_facts(study: Path) -> dict[str, Any]:
+    """Which code and libraries the job starts from; diff and list of libraries are kept in the study's folder."""
+    state = code_version.source_state()
+    state.keep(study)
+    return {"version": state.version, "revision": state.revision, "diff": state.diff,
+            "distributions": code_version.keep_distributions(study)}  # fmt: skip
+
+
 def begin(folder: Path) -> int:
     """Write begin.json. Returns an exit code; raises UserError where it cannot be written."""
     try:
-        write_new_atomically(folder / BEGIN_FILE, _json(collect("begin")))
+        facts = collect("begin") | {"code": code_facts(folder.absolute().parent.parent)}
+        write_new_atomically(folder / BEGIN_FILE, _json(facts))
     except FileExistsError:
         before = read_facts(folder / BEGIN_FILE) or {}
         print(f"job_facts: {folder.name} has begun already ({before.get('utc')}, {before.get('identity')}): an attempt "
