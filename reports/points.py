@@ -16,7 +16,7 @@ from functools import cached_property
 from janus.errors import UserError
 from scaling_studies import ratios
 from scaling_studies.records import DONE, MEASURED, OPEN_STATES, PREDICTED, Peak, Record
-from scaling_studies.statistics import Summary, job_step_s, summarize
+from scaling_studies.statistics import Interval, Summary, bootstrap_ratio, job_step_s, summarize
 
 PHASE_ORDER = ("data", "FE", "FF", "BF_BE", "sync", "optimizer", "other")
 PHASE_NAMES = {
@@ -187,6 +187,22 @@ class StudyView:
             return None
         own_s = point.measured.median if step_s is None else step_s
         return ratios.efficiency(self.mode, self.base.measured.median, self.base_x, own_s, point.x)
+
+    @cached_property
+    def _efficiency_intervals(self) -> dict[float, Interval | None]:
+        base_s = self.base.job_values_s if self.base is not None else ()
+        return {
+            point.x: bootstrap_ratio(base_s, point.job_values_s, factor=self.ideal_s(point, 1.0))
+            for point in self.points
+            if not point.is_base
+        }
+
+    def efficiency_interval(self, point: Point) -> Interval | None:
+        """Interval of the measured efficiency, jobs of base and point drawn together; None below six jobs at either.
+
+        None at the base point too, whose efficiency is 1 by definition.
+        """
+        return self._efficiency_intervals.get(point.x)
 
     def efficiency_predicted(self, point: Point) -> float | None:
         """The same of predicted times, against the predicted base point."""

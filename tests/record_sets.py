@@ -4,29 +4,74 @@ from __future__ import annotations
 
 from typing import Any
 
-from scaling_studies.records import FAILED, MEASURED, PREDICTED, Peak, RankCounts, Record
+from scaling_studies.records import (
+    FAILED,
+    MEASURED,
+    PREDICTED,
+    Ceiling,
+    Peak,
+    PhaseWorkload,
+    RankCounts,
+    RankTimes,
+    Record,
+)
 
 CORE_PEAK = 50e9
+CORE_BYTES_PER_S = 10e9
 PHASES = {"data": 0.05, "FE": 0.15, "FF": 0.2, "BF_BE": 0.45, "sync": 0.1, "optimizer": 0.04}  # shares of a step
+CLOCK = "A step is timed on every rank with its monotonic clock. The time of a step is that of the slowest rank."
+COMPUTE_SHARES = {"products": 0.7, "operators": 0.3}  # of the seconds of a phase that computes
 
 
-def counts(ranks: int, edges: int = 1000) -> tuple[RankCounts, ...]:
-    return tuple(RankCounts(structures=2, atoms=60, edges=edges, bonds=400, angles=3000) for _ in range(ranks))
+def counts(ranks: int, edges: int = 1000, structures: int = 2) -> tuple[RankCounts, ...]:
+    one = RankCounts(structures=structures, atoms=60, edges=edges, bonds=400, angles=3000)
+    return tuple(one for _ in range(ranks))
+
+
+def peak(ranks: int) -> Peak:
+    return Peak(flops_per_s=CORE_PEAK * min(ranks, 2), name="matrix product, one core", dtype="float32",
+                source="measured by janus calibrate")  # fmt: skip
+
+
+def ceilings(ranks: int) -> tuple[Ceiling, ...]:
+    """Of two cores at most: matrix products and memory."""
+    cores = min(ranks, 2)
+    source = "measured by janus calibrate"
+    return (
+        Ceiling(value=CORE_PEAK * cores, unit="FLOP/s", name="matrix product", dtype="float32", source=source),
+        Ceiling(value=CORE_BYTES_PER_S * cores, unit="byte/s", name="memory, triad", dtype="", source=source),
+    )
+
+
+def workload(flops: float) -> dict[str, PhaseWorkload]:
+    """FLOPs of a step spread over the phases that compute, two FLOPs a byte."""
+    shares = {"FE": 0.2, "FF": 0.3, "BF_BE": 0.5}
+    return {name: PhaseWorkload(flops=share * flops, bytes=share * flops / 2) for name, share in shares.items()}
+
+
+def rank_times(ranks: int, step_s: float) -> RankTimes:
+    """Rank 0 never waits, each further rank waits 2 % of a step more."""
+    waits = tuple(0.02 * rank * step_s for rank in range(ranks))
+    return RankTimes(step_s=(step_s,) * ranks, busy_s=tuple(step_s - wait for wait in waits), wait_s=waits)
 
 
 def record(**changes: Any) -> Record:
     """A good measured record of 1 rank with three steps of about 0.1 s, with the given fields changed."""
     step_s = changes.get("step_s", (0.1, 0.102, 0.099))
     ranks = changes.get("ranks", 1)
+    flops = changes.get("model_flops", 1e9 * ranks)
+    tail = "" if changes.get("scale") is None else f"x{changes['scale']:g}"
     values: dict[str, Any] = {
         "source": MEASURED, "method": "by hand", "study": "weak", "question": "How does it scale?", "mode": "weak",
-        "cell_id": f"{changes.get('study', 'weak')}{ranks:04d}", "repeats_planned": 2, "ranks": ranks, "base_ranks": 1,
-        "model": "matris-tiny", "dtype": "float32", "machine": "testhost", "layout": {"unit": 1, "replicas": ranks},
-        "attempt": 1, "counts_per_rank": counts(ranks), "warm_up_step_s": (0.3, 0.12), "step_s": step_s,
+        "cell_id": f"{changes.get('study', 'weak')}{ranks:04d}{tail}", "repeats_planned": 2, "ranks": ranks,
+        "base_ranks": 1, "model": "matris-tiny", "dtype": "float32", "machine": "testhost",
+        "layout": {"unit": 1, "replicas": ranks}, "clock": CLOCK, "executor": "local", "attempt": 1,
+        "counts_per_rank": counts(ranks), "warm_up_step_s": (0.3, 0.12), "step_s": step_s,
         "phase_s": {name: tuple(share * value for value in step_s) for name, share in PHASES.items()},
-        "start_up_s": 1.5, "wall_s": 3.0, "model_flops": 1e9 * ranks, "executed_flops": 1.2e9 * ranks,
-        "peak": Peak(flops_per_s=CORE_PEAK * min(ranks, 2), name="matrix product, one core", dtype="float32",
-                     source="measured by janus calibrate"),
+        "rank_times": rank_times(ranks, step_s[0]) if step_s else None,
+        "start_up_s": 1.5, "loop_s": 1.2, "wall_s": 3.0, "model_flops": flops,
+        "executed_flops": None if flops is None else 1.2 * flops, "workload": workload(flops or 0.0) if flops else {},
+        "peak": peak(ranks), "ceilings": ceilings(ranks),
         "memory_bytes": 300 * 2**20, "oversubscribed": ranks > 2,
         "provenance": {"git_revision": "abc1234", "host": "testhost", "versions": {"torch": "2.13.0"}},
     }  # fmt: skip
@@ -34,12 +79,21 @@ def record(**changes: Any) -> Record:
 
 
 def prediction(step_s: float, **changes: Any) -> Record:
-    """The predicted record of the same cell."""
+    """The predicted record of the same cell: "sync" is half gradient sums, half waiting."""
     phases = {name: (share * step_s,) for name, share in PHASES.items()}
     phases["BF"], phases["BE"] = (0.25 * step_s,), (0.2 * step_s,)
     del phases["BF_BE"]
+    causes: dict[str, dict[str, float]] = {
+        name: {cause: share * phases[name][0] for cause, share in COMPUTE_SHARES.items()}
+        for name in ("FE", "FF", "BF", "BE")
+    }
+    causes["data"] = {"loader": 0.05 * step_s}
+    causes["sync"] = {"gradient sums": 0.05 * step_s, "wait": 0.05 * step_s}
+    causes["optimizer"], causes["outside"] = {"optimizer": 0.04 * step_s}, {"outside": 0.01 * step_s}
     fixed = {"source": PREDICTED, "method": "perfmodel, analytic", "attempt": 0, "warm_up_step_s": (),
-             "phase_s": phases, "oversubscribed": False, "provenance": {}}  # fmt: skip
+             "phase_s": phases, "phase_cause_s": causes, "rank_times": None, "oversubscribed": False,
+             "memory_parts": {"activations": 200 * 2.0**20, "parameters": 80 * 2.0**20},
+             "executor": "", "provenance": {}}  # fmt: skip
     return record(**{**fixed, "step_s": (step_s,), **changes})
 
 
@@ -74,3 +128,39 @@ def continuation() -> list[Record]:
         )
         for power in range(8)
     ]  # fmt: skip
+
+
+def jobs(base_s: float, number: int, **changes: Any) -> list[Record]:
+    """Good jobs of one point whose medians are base_s and 0.5 % more each time, one after the other on one node."""
+    made = []
+    for repeat in range(number):
+        time_s, start = base_s * (1 + 0.005 * repeat), f"2026-11-22T11:{changes.get('ranks', 1):02d}:"
+        fixed = {"attempt": repeat + 1, "repeat": repeat, "repeats_planned": number, "nodes": 1,
+                 "submitted_at": "2026-11-22T10:00:00+00:00", "started_at": f"{start}{5 * repeat:02d}+00:00",
+                 "ended_at": f"{start}{5 * repeat + 3:02d}+00:00"}  # fmt: skip
+        made.append(record(step_s=(time_s, 1.01 * time_s, 0.99 * time_s), **{**fixed, **changes}))
+    return made
+
+
+def six_jobs() -> list[Record]:
+    """A weak and a strong study over 1, 2 and 4 ranks, six jobs each, so that intervals exist; none oversubscribed."""
+    records = []
+    for mode, times in (("weak", {1: 0.1, 2: 0.11, 4: 0.13}), ("strong", {1: 0.4, 2: 0.22, 4: 0.13})):
+        for ranks, base_s in times.items():
+            shared = {"study": mode, "mode": mode, "ranks": ranks, "oversubscribed": False, "base_ranks": 1,
+                      "model_flops": 4e9 if mode == "strong" else 1e9 * ranks}  # fmt: skip
+            records += [prediction(0.95 * base_s, repeats_planned=6, **shared), *jobs(base_s, 6, **shared)]
+    return records
+
+
+def throughput(number: int = 6) -> list[Record]:
+    """Structures per second on two ranks with 1, 2, 4 and 8 structures each: larger batches take less per structure."""
+    records = []
+    for structures in (1, 2, 4, 8):
+        base_s = 0.04 + 0.03 * structures
+        shared = {"study": "batch", "mode": "throughput", "question": "How many structures should a rank hold?",
+                  "ranks": 2, "base_ranks": 2, "scaled": "structures_per_rank", "scale": float(structures),
+                  "base_scale": 1.0, "counts_per_rank": counts(2, structures=structures),
+                  "model_flops": 1e9 * structures}  # fmt: skip
+        records += [prediction(0.97 * base_s, repeats_planned=number, **shared), *jobs(base_s, number, **shared)]
+    return records
