@@ -1,7 +1,7 @@
 """The identity of the trainer's code: a digest of the sources that decide a measurement.
 
-It owns which sources those are: all of this package but what runs beside training (command line, calibration, calculator, rehearsals). It does
-not own revisions and diffs (``scaling_studies.code_version``). Never imports torch.
+It owns which sources those are: all of this package but what runs beside training (command line, calibration,
+calculator, rehearsals). It does not own revisions and diffs (``scaling_studies.code_version``). Never imports torch.
 """
 
 from __future__ import annotations
