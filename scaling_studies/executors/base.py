@@ -17,6 +17,7 @@ from typing import Protocol
 from janus.errors import UserError
 from scaling_studies.launch_scripts import Job
 
+VERDICT_FILE = "verdict.json"  # in an attempt's folder, of a job that was ended by what watched over it: outcome, reason
 QUEUED, RUNNING, ENDED, UNKNOWN = "queued", "running", "ended", "unknown"
 
 
@@ -62,9 +63,14 @@ class JobStatus:
 class Executor(Protocol):
     """One scheduler. ``name`` is kept in records; ``max_in_flight``: most attempts queued or running at a time."""
 
-    name: str
-    max_in_flight: int
-    poll_s: float
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def max_in_flight(self) -> int: ...
+
+    @property
+    def poll_s(self) -> float: ...
 
     def render(self, attempt: AttemptJob) -> str:
         """Text of the job script, with the calls of job_facts."""

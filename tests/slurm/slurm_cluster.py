@@ -179,7 +179,7 @@ class Cluster:
             process.wait()
 
     def _last_words(self) -> str:
-        outputs = sorted(self.folder.glob("*.out")) + [self.folder / "munge" / "log"]
+        outputs = [*sorted(self.folder.glob("*.out")), self.folder / "munge" / "log"]
         return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-500:]}" for path in outputs if path.exists())
 
 
