@@ -115,7 +115,7 @@ def _run(*words: str) -> int:
 
 def _launch(ranks: int, *words: str) -> int:
     """One command on several ranks."""
-    from scaling_studies.local import launch_command
+    from scaling_studies.launchers import launch_command
 
     command, environment = launch_command(ranks, words)
     print("$ " + " ".join(["mpiexec", "-n", str(ranks), "janus", *words]), flush=True)

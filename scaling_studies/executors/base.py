@@ -17,7 +17,9 @@ from typing import Protocol
 from janus.errors import UserError
 from scaling_studies.launch_scripts import Job
 
-VERDICT_FILE = "verdict.json"  # in an attempt's folder, of a job that was ended by what watched over it: outcome, reason
+VERDICT_FILE = (
+    "verdict.json"  # in an attempt's folder, of a job that was ended by what watched over it: outcome, reason
+)
 QUEUED, RUNNING, ENDED, UNKNOWN = "queued", "running", "ended", "unknown"
 
 
