@@ -16,6 +16,7 @@ import platform
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 NOT_APPLICABLE = "not applicable: "
 TOOL_TIMEOUT_S = 20.0  # assumed: a driver tool that takes longer hangs
 CPU_FOLDER, PROC = Path("/sys/devices/system/cpu"), Path("/proc")
+AMD_DRIVER = Path("/sys/module/amdgpu/version")
 # Settings that change a measurement, by the start of their names.
 SETTINGS = (
     "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NUMBA_NUM_", "MALLOC_", "LD_PRELOAD", "MPICH_", "MPIR_", "OMPI_MCA_",
@@ -85,6 +87,27 @@ def cpu_clocks(folder: Path = CPU_FOLDER, proc: Path = PROC) -> dict[str, Any] |
     return not_applicable("this kernel shows no clocks, neither by cpufreq nor in /proc/cpuinfo")
 
 
+def usable_cores() -> str:
+    """Cores this process may use, as ranges: "0-3,8"."""
+    if not hasattr(os, "sched_getaffinity"):
+        return not_applicable("this system does not tell which cores a process may use")
+    cores = sorted(os.sched_getaffinity(0))
+    starts = [core for core in cores if core - 1 not in cores]
+    ends = [core for core in cores if core + 1 not in cores]
+    return ",".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started, by a clock that nobody can set back (Linux; elsewhere wall clock)."""
+    fields = _text(Path("/proc/self/stat")).rpartition(")")[2].split()
+    if fields and hasattr(time, "CLOCK_BOOTTIME"):
+        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5), after "pid (name)"
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
 def load_average() -> float | str:
     """Processes that wanted a core, mean of the last minute: other people's work on this host shows here."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else not_applicable("this system has no load average")
@@ -106,13 +129,13 @@ def gpus() -> list[dict[str, str]]:
     return []
 
 
-def gpu_driver(devices: Sequence[Mapping[str, str]], proc: Path = PROC) -> str:
-    """Version of the GPU driver."""
+def gpu_driver(devices: Sequence[Mapping[str, str]] = (), proc: Path = PROC) -> str:
+    """Version of the GPU driver, from the GPUs' own description or the kernel. devices: see ``gpus``."""
     for device in devices:
         for name in ("driver_version", "Driver version"):
             if device.get(name):
                 return device[name]
-    if kernel_module := _text(proc / "driver/nvidia/version"):
+    if kernel_module := _text(proc / "driver/nvidia/version") or _text(AMD_DRIVER):
         return kernel_module.splitlines()[0]
     return not_applicable("no GPU driver on this host")
 

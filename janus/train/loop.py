@@ -6,6 +6,7 @@ What a step does is in ``step.py``; how a run is set up and described is in ``se
 from __future__ import annotations
 
 import math
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,10 +51,15 @@ from janus.train.timing import PhaseTimer
 
 @dataclass(kw_only=True)
 class RunOutcome:
-    """How a run went. exit_code: 0, or that of the signal that ended it. final: last step's numbers."""
+    """How a run went. exit_code: 0, or that of the signal that ended it. final: last step's numbers.
+
+    loop_s: from the first step to the end of the last, with validations and checkpoints between steps; what follows
+    the last step (last validation, last checkpoint) is not in it.
+    """
 
     exit_code: int = 0
     steps_done: int = 0
+    loop_s: float = 0.0
     final: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] | None = None
 
@@ -130,11 +136,13 @@ class Trainer:
     def run(self, log: StepLog | None, progress: ProgressLine, flag: InterruptFlag, stop_step: int) -> RunOutcome:
         """Train up to ``stop_step`` steps in total. log: on rank 0 only. Raises RunFailedError on all ranks."""
         outcome = RunOutcome(steps_done=self.steps_done)
+        start = time.monotonic()
         prefetcher = Prefetcher(self.loader, self._share_of_step, range(self.steps_done, stop_step))
         try:
             while self.steps_done < stop_step and outcome.exit_code == 0:
                 outcome.exit_code = self._step_and_record(prefetcher, log, progress, flag, outcome)
                 self._validate_and_save(log, outcome, progress)
+            outcome.loop_s = time.monotonic() - start
         finally:
             prefetcher.close()
         if outcome.exit_code == 0 and self.validation is not None and outcome.validation is None:

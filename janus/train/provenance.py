@@ -1,4 +1,7 @@
-"""Where a result comes from: code, versions, hosts, devices, command. What is not known is "n/a", never guessed."""
+"""Where a result comes from: code, versions, hosts, devices, command. What is not known is "n/a", never guessed.
+
+It owns what a run says of itself in run.json; how a host's facts are read is in ``janus.host_facts``.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from typing import Any
 
 import torch
 
-from janus import DISTRIBUTION, __version__
+from janus import DISTRIBUTION, __version__, host_facts
 from janus.parallel.communication import Communicator
+from janus.source_digest import source_digest
 
 VERSIONED = ("torch", "numpy", "mpi4py", "ase", "vesin", "safetensors")
 
@@ -55,26 +59,63 @@ def device_name(device: torch.device) -> str:
     return names[0] if names else platform.processor() or "n/a"
 
 
+def library_versions(communicator: Communicator) -> dict[str, str]:
+    """Versions of this program, Python and the libraries that decide a measurement on this rank."""
+    versions = {DISTRIBUTION: __version__, "python": platform.python_version()}
+    versions |= {name: _version_of(name) for name in VERSIONED}
+    versions["cuda"] = torch.version.cuda or host_facts.not_applicable("this torch was built without CUDA")
+    versions["mpi"] = _mpi_version()
+    carries = {"gloo": f"part of torch {torch.__version__}", "nccl": _nccl_version(), "mpi": versions["mpi"]}
+    versions["transport"] = carries.get(communicator.transport, host_facts.not_applicable("one rank sends nothing"))
+    return versions
+
+
+def _mpi_version() -> str:
+    """First line of the MPI library's own description. It is not loaded for the asking."""
+    if "mpi4py.MPI" not in sys.modules:
+        return host_facts.not_applicable("no MPI library is loaded in this run")
+    return sys.modules["mpi4py.MPI"].Get_library_version().splitlines()[0].strip()
+
+
+def _nccl_version() -> str:
+    if not torch.cuda.is_available():
+        return host_facts.not_applicable("no GPU is used")
+    return ".".join(str(part) for part in torch.cuda.nccl.version())
+
+
+def _facts_of_rank(communicator: Communicator) -> dict[str, Any]:
+    """What one rank knows: rank 0 also the code, the first rank of a host also the host."""
+    facts: dict[str, Any] = {
+        "host": communicator.host, "cores": host_facts.usable_cores(), "device": str(communicator.device),
+        "device_name": device_name(communicator.device), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    if communicator.local_rank == 0:
+        facts["host_facts"] = {
+            "clocks": host_facts.cpu_clocks(), "driver": host_facts.gpu_driver(),
+            "operating_system": host_facts.operating_system(),
+        }  # fmt: skip
+    if communicator.rank == 0:
+        facts["code"] = {"git_revision": git_revision(), "code_version": f"{__version__}+{source_digest()}"}
+    return facts
+
+
 def describe(communicator: Communicator) -> dict[str, Any]:
     """Provenance of a run. All ranks call it; every rank gets the same."""
-    mine = {
-        "host": communicator.host,
-        "device": str(communicator.device),
-        "device_name": device_name(communicator.device),
-        "threads": torch.get_num_threads(),
-    }
-    ranks = communicator.gather_objects(mine)
+    ranks = communicator.gather_objects(_facts_of_rank(communicator))
     return {
-        "git_revision": git_revision(),
-        "versions": {DISTRIBUTION: __version__, "python": platform.python_version()}
-        | {name: _version_of(name) for name in VERSIONED},
+        **ranks[0]["code"],
+        "versions": library_versions(communicator),
         "hosts": sorted({rank["host"] for rank in ranks}),
+        "host_facts": {rank["host"]: rank["host_facts"] for rank in ranks if "host_facts" in rank},
+        "placement": [f"{rank['host']} cores {rank['cores']}" for rank in ranks],
         "device_per_rank": [rank["device"] for rank in ranks],
         "device_name": ranks[0]["device_name"],
+        "device_names": sorted({rank["device_name"] for rank in ranks}),
         "threads_per_rank": [rank["threads"] for rank in ranks],
         "launcher": communicator.launcher,
         "transport": communicator.transport,
         "cores_of_first_host": os.cpu_count(),
+        "settings": host_facts.settings(),
         "command": " ".join(sys.argv),
     }
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from janus.config import read_toml
 from janus.errors import UserError
+from janus.host_facts import process_age_s
 from janus.layout import Layout
 from janus.parallel.communication import Communicator
 from janus.parallel.fs3d import DistributedModel, distribute
@@ -54,7 +54,7 @@ class TrainRequest:
 
 @dataclass(kw_only=True)
 class Session:
-    """A run that is ready to start. document: content of run.json so far."""
+    """A run that is ready to start. document: content of run.json so far; process_start: on the monotonic clock [s]."""
 
     trainer: Trainer
     folder: RunFolder
@@ -109,7 +109,7 @@ def _started_config(request: TrainRequest, folder: RunFolder) -> TrainConfig | N
 def open_session(request: TrainRequest, communicator: Communicator) -> Session:
     """Everything before step 0. Raises UserError, the same on all ranks, before anything on disk is changed."""
     config, folder = request.config, RunFolder(request.out)
-    process_start = psutil.Process().create_time()
+    process_start = time.monotonic() - process_age_s()
     layout = communicator.together(lambda: config.parallel.layout(communicator.world_size))
     started = communicator.together(lambda: _started_config(request, folder))
     set_threads(config.run.threads, communicator.local_size)
@@ -183,6 +183,7 @@ def _document(trainer: Trainer, layout: Layout, precision: str, communicator: Co
         "layout": layout.to_mapping(),
         "oversubscribed": is_oversubscribed(communicator),
         "dtype": trainer.config.run.dtype,
+        "seeds": {"run": trainer.config.run.seed, "data": trainer.config.data.seed},
         "matmul_precision": precision,
         "parameters": sum(math.prod(shape) for shape in trainer.distributed.shapes.values()),
         "num_steps": trainer.num_steps,
@@ -201,10 +202,9 @@ def run_session(session: Session, flag: InterruptFlag) -> tuple[dict[str, Any], 
     if is_first:
         session.folder.write_run(session.document)
     log = StepLog(session.folder.steps, trainer.steps_done) if is_first else None
-    loop_start = time.time()
+    loop_start = time.monotonic()
     with ProgressLine("training", session.stop_step, done=trainer.steps_done, visible=is_first) as progress:
         outcome = trainer.run(log, progress, flag, session.stop_step)
-    loop_end = time.time()
     if log is not None:
         log.sync()
         log.close()
@@ -212,12 +212,12 @@ def run_session(session: Session, flag: InterruptFlag) -> tuple[dict[str, Any], 
         "status": _status(outcome, trainer),
         "steps_done": outcome.steps_done,
         "start_up_s": loop_start - session.process_start,
-        "loop_s": loop_end - loop_start,
+        "loop_s": outcome.loop_s,
         "peak_memory_bytes": communicator.gather_objects(peak_memory_bytes(communicator.device)),
         "final": outcome.final or _last_line(session.folder),
         "validation": outcome.validation,
         "sent_last_step": communicator.gather_objects(trainer.sent_last_step),
-        "wall_s": time.time() - session.process_start,
+        "wall_s": time.monotonic() - session.process_start,
     }
     if is_first:
         session.folder.write_run(session.document)
