@@ -15,20 +15,17 @@ from janus.errors import UserError
 from scaling_studies.cells import Cell
 from scaling_studies.executors.base import AttemptJob
 from scaling_studies.launch_scripts import Job
-from scaling_studies.study import ExecutorSettings
 
 TRAINER = (sys.executable, "-m", "janus", "train")
 RUN_FOLDER = "run"  # of the trainer, inside an attempt's folder
 
 
-def attempt_job(
-    tag: str, folder: Path, cell: Cell, data: Path, settings: ExecutorSettings, *, trainer: Sequence[str] = TRAINER
-) -> AttemptJob:
+def attempt_job(tag: str, folder: Path, cell: Cell, data: Path, *, trainer: Sequence[str] = TRAINER) -> AttemptJob:
     """The job of one attempt. folder: of the attempt; data: the cell's data set; trainer: command up to its options."""
-    nodes = settings.nodes(cell.ranks)
+    settings = cell.executor
     job = Job(
         name=tag, command=trainer_command(cell, data.resolve(), folder.resolve() / RUN_FOLDER, trainer=trainer),
-        ranks=cell.ranks, nodes=nodes, ranks_per_node=settings.ranks_per_node or cell.ranks, threads=settings.threads,
+        ranks=cell.ranks, nodes=cell.nodes, ranks_per_node=settings.ranks_per_node or cell.ranks, threads=settings.threads,
         time_limit_s=cell.study.time_out_s, gpus_per_node=settings.gpus_per_node, transport=cell.study.transport,
         queue=settings.queue, account=settings.account, launcher=settings.launcher,
         comments=(f"study {cell.study.name}: {cell.study.question}",),

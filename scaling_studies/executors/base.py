@@ -17,9 +17,7 @@ from typing import Protocol
 from janus.errors import UserError
 from scaling_studies.launch_scripts import Job
 
-VERDICT_FILE = (
-    "verdict.json"  # in an attempt's folder, of a job that was ended by what watched over it: outcome, reason
-)
+VERDICT_FILE = "verdict.json"  # in an attempt's folder: outcome and reason, when what watched over the job ended it
 QUEUED, RUNNING, ENDED, UNKNOWN = "queued", "running", "ended", "unknown"
 
 

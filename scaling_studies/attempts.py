@@ -1,0 +1,160 @@
+"""The attempts of a study folder: claimed, moved from state to state, never overwritten.
+
+It owns the one JSON file per attempt and which changes of state are legal; it does not own when a state changes
+(``runner``) nor what a record says (``records``).
+
+An attempt is claimed by creating its file exclusively: of two runners that want the same number one gets it and the
+other takes the next. While the attempt is open its file is replaced atomically; a final state is never written again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from janus.errors import UserError
+from scaling_studies.atomic import write_atomically, write_new_atomically
+from scaling_studies.records import (
+    FINAL_STATES,
+    MEASURED,
+    OPEN_STATES,
+    PLANNED,
+    RECORD_FOLDER,
+    RUNNING,
+    SUBMITTED,
+    Record,
+    from_json,
+    to_json,
+)
+
+ATTEMPT_FOLDER = "attempts"
+NEXT_STATES = {
+    PLANNED: (PLANNED, SUBMITTED, RUNNING, *FINAL_STATES),  # PLANNED again: taken over from a runner that died
+    SUBMITTED: (RUNNING, *FINAL_STATES),
+    RUNNING: FINAL_STATES,
+}
+_CHANGE_LOCK = ".change"
+_NUMBER = re.compile(r"-attempt(\d+)$")
+
+
+class AttemptEndedError(UserError):
+    """The attempt has a final state, which somebody else wrote: it stays as it is."""
+
+
+class Attempts:
+    """The attempts of one study folder, as their files say. Unchanged files are read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, tuple[tuple[int, int, int], Record | str]] = {}
+
+    @property
+    def record_folder(self) -> Path:
+        return self.folder / RECORD_FOLDER
+
+    def read(self) -> tuple[Record, ...]:
+        """All records that can be read, predictions too, in the order of their file names."""
+        self._refresh()
+        return tuple(entry for _, entry in self._known.values() if isinstance(entry, Record))
+
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """(file name, reason) of the records that cannot be read. Their numbers are not used again."""
+        self._refresh()
+        return tuple((name, entry) for name, (_, entry) in self._known.items() if isinstance(entry, str))
+
+    def measured(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.read() if record.source == MEASURED)
+
+    def open(self) -> tuple[Record, ...]:
+        """Attempts that have not ended."""
+        return tuple(record for record in self.measured() if record.state in OPEN_STATES)
+
+    def folder_of(self, record: Record) -> Path:
+        """Where script, log, facts and run of the attempt lie."""
+        return self.folder / ATTEMPT_FOLDER / record.tag
+
+    def claim(self, wanted: Record) -> Record:
+        """The wanted attempt, PLANNED, under the first free number, its folder made. Raises UserError."""
+        number = self._next_number(wanted)
+        while True:
+            record = dataclasses.replace(wanted, state=PLANNED, attempt=number)
+            try:
+                write_new_atomically(self._path(record), to_json(record))
+            except FileExistsError:
+                number += 1
+                continue
+            make_folder(self.folder_of(record))
+            return record
+
+    def advance(self, record: Record, state: str, **changes: Any) -> Record:
+        """The record in its next state, written. Raises AttemptEndedError, or UserError when it cannot be written."""
+        return self.replace(dataclasses.replace(record, state=state, **changes))
+
+    def replace(self, record: Record) -> Record:
+        """Write the next state of an attempt over the present one; see ``advance``."""
+        with self._changes():
+            present = from_json(self._path(record).read_text(encoding="utf-8"))
+            if present.state in FINAL_STATES:
+                raise AttemptEndedError(
+                    f"attempt {record.tag} is {present.state}: a final state is never written again"
+                )
+            if record.state not in NEXT_STATES[present.state]:
+                raise AssertionError(f"attempt {record.tag} cannot go from {present.state} to {record.state}")
+            write_atomically(self._path(record), to_json(record))
+        return record
+
+    def _path(self, record: Record) -> Path:
+        return self.record_folder / record.file_name
+
+    def _next_number(self, record: Record) -> int:
+        """One above every number that a file or a folder of the cell has, readable or not."""
+        stem = _NUMBER.sub("", dataclasses.replace(record, attempt=1).tag)
+        names = [path.stem for path in self.record_folder.glob(f"{stem}-attempt*.json")]
+        names += [path.name for path in (self.folder / ATTEMPT_FOLDER).glob(f"{stem}-attempt*")]
+        return 1 + max((int(found.group(1)) for name in names if (found := _NUMBER.search(name))), default=0)
+
+    def _refresh(self) -> None:
+        found = {}
+        for path in sorted(self.record_folder.glob("*.json")):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            before = self._known.get(path.name)
+            found[path.name] = before if before is not None and before[0] == stamp else (stamp, _read(path))
+        self._known = found
+
+    @contextmanager
+    def _changes(self) -> Iterator[None]:
+        """Between reading a state and writing the next nobody else does, where the file system has locks."""
+        descriptor = os.open(self.record_folder / _CHANGE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that may be there. Raises UserError when the system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path} ({error.strerror}): free space or choose another folder") from None
+
+
+def _read(path: Path) -> Record | str:
+    """The record, or why there is none."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        return str(error)
+    except (OSError, UnicodeDecodeError) as error:
+        return f"cannot be read ({error})"

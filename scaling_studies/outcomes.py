@@ -1,0 +1,105 @@
+"""What became of an attempt whose job has ended: its final record, with a reason that a person understands.
+
+It owns the order in which the witnesses are heard: the job's own end (``end.json``), what ended it (``verdict.json``),
+the scheduler, the log. It does not own reading a whole run (``measured``) nor when a job has ended (``runner``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from scaling_studies.executors.base import ENDED, VERDICT_FILE, JobStatus
+from scaling_studies.job_facts import BEGIN_FILE, END_FILE, read_facts
+from scaling_studies.measured import UnreadableRun
+from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT, Record
+
+KILLED = 137  # 128 + SIGKILL: what the memory killer leaves
+NO_MEMORY = re.compile(
+    r"out of memory|oom.?kill|bad_alloc|memoryerror|(can ?not|can't|unable to) allocate memory", re.IGNORECASE
+)
+LOG_TAIL_BYTES = 20_000  # last part of a log that is searched for the reason
+Measure = Callable[[Record, Path], Record]  # record of a whole run: attempt, its folder; raises UnreadableRun
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a job has been at work in the attempt's folder."""
+    return (folder / BEGIN_FILE).exists() or (folder / END_FILE).exists()
+
+
+def is_settled(folder: Path, status: JobStatus) -> bool:
+    """Whether there is a word on how the job ended; without one it may still be on its way to this file system."""
+    told = (folder / END_FILE).exists() or (folder / VERDICT_FILE).exists()
+    return told or (status.state == ENDED and status.outcome not in ("", DONE))
+
+
+def final_record(attempt: Record, folder: Path, status: JobStatus, measure: Measure) -> Record:
+    """The final record of an attempt whose job has ended or is lost."""
+    begin, end = read_facts(folder / BEGIN_FILE) or {}, read_facts(folder / END_FILE) or {}
+    attempt = dataclasses.replace(
+        attempt, started_at=begin.get("utc", attempt.started_at), ended_at=end.get("utc", attempt.ended_at)
+    )
+    if end.get("exit_code") == 0:
+        try:
+            return measure(attempt, folder)
+        except UnreadableRun as error:
+            return dataclasses.replace(attempt, state=FAILED, reason=f"the program ended well, but {error}")
+    state, reason = _failure(attempt, folder, status, end)
+    return dataclasses.replace(attempt, state=state, reason=reason)
+
+
+def _failure(attempt: Record, folder: Path, status: JobStatus, end: dict[str, object]) -> tuple[str, str]:
+    """Final state and reason of an attempt that did not end well."""
+    words, code = _last_words(folder / "log.txt"), end.get("exit_code")
+    outcome, reason = _verdict(folder)
+    if outcome in ("", DONE):
+        outcome, reason = status.outcome, status.reason
+    if outcome in (TIMEOUT, OOM):
+        return outcome, f"{reason or 'so the scheduler says'}; see {folder.name}/log.txt"
+    if NO_MEMORY.search(_tail(folder / "log.txt")):
+        return OOM, f"exit code {code}: {words}" if code is not None else f"out of memory: {words}"
+    if code == KILLED:
+        return OOM, f"exit code {code}, killed as the memory killer does it: {words}"
+    if outcome == FAILED and reason and not reason.startswith(("exit code", "failed")):
+        return FAILED, f"{reason}: {words}"  # preempted, a node failed, cancelled: not the program's doing
+    if code is not None:
+        return FAILED, f"exit code {code}: {words}"
+    return FAILED, _lost(attempt, folder, status, words)
+
+
+def _lost(attempt: Record, folder: Path, status: JobStatus, words: str) -> str:
+    """The reason of an attempt without any word on its end."""
+    began = "it had begun" if has_begun(folder) else "it never began"
+    if status.state == ENDED:
+        told = f"{attempt.executor} says {status.reason or 'it ended'}" if status.outcome else "it was killed"
+        return f"job {attempt.job_id} left no end ({told}, {began}): {words}"
+    known = status.reason or f"{attempt.executor} does not know it any more"
+    return f"job lost: {known}, {began} and left no end (job id {attempt.job_id or 'not known'}): {words}"
+
+
+def _verdict(folder: Path) -> tuple[str, str]:
+    """Outcome and reason as what watched over the job wrote them down; empty where it did not have to end it."""
+    try:
+        values = json.loads((folder / VERDICT_FILE).read_text(encoding="utf-8"))
+        return str(values["outcome"]), str(values["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+            return stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _last_words(log: Path) -> str:
+    """The last line before any launcher's banner, shortened: usually the one that names the error."""
+    lines = [line.strip() for line in _tail(log).splitlines() if line.strip()]
+    banner = next((number for number, line in enumerate(lines) if number and set(line) == {"="}), len(lines))
+    return lines[banner - 1][:300] if lines else "it printed nothing"
