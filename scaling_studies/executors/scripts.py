@@ -3,8 +3,9 @@
 It owns what an attempt adds to a launch script: its folder, its log, the calls of ``job_facts`` and what a signal
 does. It does not own resources and launch commands (``launch_scripts``) nor submission (the executors).
 
-The script can be read and submitted by hand; it runs in the attempt's folder, so its command needs absolute paths. A signal to it (time limit, cancellation, preemption) goes on to the
-program; the facts of the end are written once the program has left.
+The script can be read and submitted by hand; it runs in the attempt's folder, so its command needs absolute paths.
+A signal to it (time limit, cancellation, preemption) goes on to the program; the facts of the end are written once the
+program has left.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from scaling_studies.launch_scripts import ScriptParts, comment_lines, script_pa
 SIGNALS = "TERM INT HUP USR2 ALRM"
 DIRECTIVE = {"slurm": "#SBATCH", "pbs": "#PBS", "flux": "#flux:", "lsf": "#BSUB"}
 LEAST_LIMIT_S = 60.0  # no scheduler here counts in less than minutes
-SPOOLED = ("pbs", "lsf")  # they deliver a job's output when it has ended: the script writes its log itself
+# PBS and LSF deliver a job's output when it has ended, Flux may part it in two: there the script writes its log itself.
+OWN_LOG = ("pbs", "flux", "lsf")
 SCHEDULER_WORDS = "scheduler.txt"  # what such a scheduler adds of its own
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@+=-]+")
 
@@ -49,7 +51,7 @@ def attempt_script(
             f"{scheduler} cannot write its log to {str(attempt.folder)!r}: choose a study folder whose path has only "
             "letters, digits and any of / . _ @ + = -"
         )
-    words = attempt.folder / SCHEDULER_WORDS if scheduler in SPOOLED else attempt.log
+    words = attempt.folder / SCHEDULER_WORDS if scheduler in OWN_LOG else attempt.log
     parts = script_parts(scheduler, job, log=str(words))
     own = [f"{DIRECTIVE[scheduler]} {line}" for line in directives] if scheduler in DIRECTIVE else []
     lines = ["#!/bin/bash", *parts.directives, *own, *comment_lines(job), *_life(scheduler, attempt, parts, setup)]
@@ -61,7 +63,7 @@ def _life(scheduler: str, attempt: AttemptJob, parts: ScriptParts, setup: Sequen
     folder = shlex.quote(str(attempt.folder))
     facts = f"{shlex.quote(sys.executable)} -m scaling_studies.job_facts"
     beside = shlex.quote(str(Path(sys.executable).parent))
-    log = [f"exec >> {shlex.quote(str(attempt.log))} 2>&1"] if scheduler in SPOOLED else []
+    log = [f"exec >> {shlex.quote(str(attempt.log))} 2>&1"] if scheduler in OWN_LOG else []
     path = [f'export PATH={beside}:"$PATH"  # mpiexec and torchrun of this Python'] if scheduler == "local" else []
     return [
         "set -e", f"cd {folder}", *log, "",

@@ -1,0 +1,138 @@
+"""Attempts as jobs of IBM Spectrum LSF: bsub, bjobs and bkill, as text.
+
+It owns what is asked of these programs and how their answers are read; it does not own the job's script (``scripts``)
+nor what becomes of an attempt (``runner``).
+
+Jobs are marked as not rerunnable: after a node failure an attempt ends and another one is made, LSF does not start the
+same one twice. LSF forgets a job some time after its end (CLEAN_PERIOD, one hour by default); then the attempt's own
+end.json decides. While LSF is down its programs print "Please wait" and do not end: that is no answer.
+
+Source: bsub, bjobs and bkill of the LSF 10.1 command reference; termination reasons of bacct(1).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scaling_studies.executors.base import (
+    ENDED,
+    QUEUED,
+    RUNNING,
+    UNKNOWN,
+    AttemptJob,
+    JobStatus,
+    SchedulerSilentError,
+    SubmitError,
+)
+from scaling_studies.executors.commands import ask
+from scaling_studies.executors.scripts import attempt_script
+from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
+
+FIELDS = "jobid job_name stat exit_code exit_reason pend_reason exec_host"
+STATES = {
+    "PEND": QUEUED, "PSUSP": QUEUED, "PROV": QUEUED, "WAIT": QUEUED, "FWD_PEND": QUEUED,
+    "RUN": RUNNING, "USUSP": RUNNING, "SSUSP": RUNNING, "UNKWN": RUNNING, "ZOMBI": RUNNING,
+    "DONE": ENDED, "EXIT": ENDED,
+}  # fmt: skip
+WAITING_WORDS = {"PSUSP": "held", "USUSP": "suspended", "SSUSP": "suspended by LSF", "UNKWN": "its host is silent"}
+# Termination reason -> state of the attempt, where it is not FAILED.
+ENDS = {
+    "TERM_RUNLIMIT": TIMEOUT, "TERM_DEADLINE": TIMEOUT, "TERM_CPULIMIT": TIMEOUT, "TERM_MEMLIMIT": OOM,
+    "TERM_SWAP": OOM,
+}  # fmt: skip
+SUBMITTED = re.compile(r"Job <(\d+)> is submitted")
+FORGOTTEN = re.compile(r"is not found|No (matching |unfinished )?job found", re.IGNORECASE)
+OVER = re.compile(r"is not found|No matching job|already finished|is being terminated", re.IGNORECASE)
+UNREACHABLE = re.compile(r"LSF is down|Please wait|Cannot connect to LSF|Failed in an LSF library call", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LsfExecutor:
+    """One LSF cluster, as its programs on the path find it. Fields as ``SlurmExecutor``."""
+
+    max_in_flight: int = 8
+    poll_s: float = 30.0
+    setup: tuple[str, ...] = ()
+    directives: tuple[str, ...] = ()
+    name: str = "lsf"
+
+    def render(self, attempt: AttemptJob) -> str:
+        """Text of the job script. Raises UserError for a name or a path that LSF cannot take."""
+        return attempt_script("lsf", attempt, setup=self.setup, directives=("-rn", *self.directives))
+
+    def submit(self, attempts: Sequence[AttemptJob]) -> dict[str, str]:
+        """tag -> job id. When a limit of the site stops it half-way, those that were taken; the others were not.
+
+        Raises SubmitError when LSF refused the first job, SchedulerSilentError when it may or may not have taken it.
+        """
+        taken: dict[str, str] = {}
+        for attempt in attempts:
+            answer = ask(["bsub"], stdin=attempt.script)  # bsub reads its directives from standard input only
+            if match := SUBMITTED.search(answer.out):
+                taken[attempt.tag] = match[1]
+            elif taken:
+                break
+            elif answer.code == 0 or UNREACHABLE.search(answer.err):
+                raise SchedulerSilentError(answer.words)
+            else:
+                raise SubmitError(f"LSF did not take {attempt.script}: {answer.words}")
+        return taken
+
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """job id -> status, UNKNOWN where LSF has forgotten it. Raises SchedulerSilentError."""
+        found = {str(job["JOBID"]): _status(job) for job in _jobs(*job_ids)} if job_ids else {}
+        return {job_id: found.get(job_id, JobStatus(state=UNKNOWN)) for job_id in job_ids}
+
+    def find(self, tags: Sequence[str]) -> dict[str, str]:
+        """tag -> job id of the jobs with these names, ended ones included. Raises SchedulerSilentError."""
+        found = {}
+        for tag in tags:
+            ids = sorted(int(job["JOBID"]) for job in _jobs("-J", tag))
+            if ids:
+                found[tag] = str(ids[0])
+        return found
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """End these jobs; those that have ended are left alone. Raises SchedulerSilentError."""
+        if job_ids:
+            answer = ask(["bkill", *job_ids])
+            complaints = (answer.out + answer.err).splitlines()
+            if answer.code and not all(OVER.search(line) for line in complaints if line.strip()):
+                raise SchedulerSilentError(answer.words)
+
+
+def _jobs(*options: str) -> list[dict[str, Any]]:
+    """The jobs that ``bjobs -json`` prints. An id it does not know is an entry with ERROR, or a complaint."""
+    answer = ask(["bjobs", "-a", "-json", "-o", FIELDS, *options])
+    complaints = [line for line in answer.err.splitlines() if line.strip()]
+    if answer.code and not (complaints and all(FORGOTTEN.search(line) for line in complaints)):
+        raise SchedulerSilentError(answer.words)
+    text = answer.out[answer.out.find("{") :] if "{" in answer.out else "{}"  # "Please wait" may stand before it
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise SchedulerSilentError(f"bjobs printed no JSON ({error})") from None
+    return [job for job in values.get("RECORDS", []) if "STAT" in job]
+
+
+def _status(job: Mapping[str, Any]) -> JobStatus:
+    word = job["STAT"]
+    state = STATES.get(word, RUNNING)
+    hosts = dict.fromkeys(part.split("*")[-1] for part in job.get("EXEC_HOST", "").split(":") if part)
+    outcome, reason = _end(job) if state == ENDED else ("", WAITING_WORDS.get(word, ""))
+    if word == "PEND":
+        reason = job.get("PEND_REASON", "")
+    return JobStatus(state=state, outcome=outcome, reason=reason, nodes=",".join(hosts))
+
+
+def _end(job: Mapping[str, Any]) -> tuple[str, str]:
+    """Outcome and reason of an ended job."""
+    if job["STAT"] == "DONE":
+        return DONE, ""
+    reason = job.get("EXIT_REASON", "").strip()
+    outcome = ENDS.get(reason.partition(":")[0], FAILED)
+    return outcome, reason or f"exit code {job.get('EXIT_CODE') or 'not known'}"

@@ -1,0 +1,164 @@
+"""Attempts as jobs of PBS Professional and OpenPBS: qsub, qstat, qselect and qdel, as text.
+
+It owns what is asked of these programs and how their answers are read; it does not own the job's script (``scripts``)
+nor what becomes of an attempt (``runner``).
+
+Jobs are marked as not rerunnable: after a node failure an attempt ends and another one is made, PBS does not start the
+same one twice. A server without job history (``job_history_enable``) forgets a job when it ends; then the attempt's
+own end.json decides.
+
+Source of options, states and exit values: PBS Professional Reference Guide 2022.1 (qstat, qselect, job states) and
+``src/include/job.h`` of OpenPBS (exit values below 0).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scaling_studies.executors.base import (
+    ENDED,
+    QUEUED,
+    RUNNING,
+    UNKNOWN,
+    AttemptJob,
+    JobStatus,
+    SchedulerSilentError,
+    SubmitError,
+)
+from scaling_studies.executors.commands import Answer, ask
+from scaling_studies.executors.scripts import attempt_script
+from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
+
+STATES = {
+    "T": QUEUED, "Q": QUEUED, "H": QUEUED, "W": QUEUED, "M": QUEUED,
+    "R": RUNNING, "E": RUNNING, "S": RUNNING, "U": RUNNING, "B": RUNNING, "F": ENDED, "X": ENDED,
+}  # fmt: skip
+WAITING_WORDS = {"H": "held", "W": "waiting for its time", "M": "moved to another server", "S": "suspended"}
+# Exit values that PBS sets itself; every other one below 0 is a failure to start or to finish.
+ENDS = {
+    0: (DONE, ""), -29: (TIMEOUT, "walltime exceeded"), -28: (TIMEOUT, "CPU time exceeded"),
+    -27: (OOM, "memory limit exceeded"), -26: (OOM, "virtual memory limit exceeded"),
+    -11: (FAILED, "rerun by PBS"), -20: (FAILED, "first node lost"),
+}  # fmt: skip
+SIGNALLED = 256  # exit value of a job that ended by signal N: 256 + N
+FORGOTTEN = re.compile(r"Unknown Job Id|Job has finished", re.IGNORECASE)
+OVER = re.compile(r"Unknown Job Id|Job has finished|Request invalid for state of job", re.IGNORECASE)
+NO_HISTORY = "not configured to maintain job history"
+UNREACHABLE = re.compile(r"cannot connect to server|Connection refused|No route to host|timed out", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PbsExecutor:
+    """One PBS server, as its programs on the path find it. Fields as ``SlurmExecutor``."""
+
+    max_in_flight: int = 8
+    poll_s: float = 30.0
+    setup: tuple[str, ...] = ()
+    directives: tuple[str, ...] = ()
+    name: str = "pbs"
+
+    def render(self, attempt: AttemptJob) -> str:
+        """Text of the job script. Raises UserError for a name or a path that PBS cannot take."""
+        return attempt_script("pbs", attempt, setup=self.setup, directives=("-r n", *self.directives))
+
+    def submit(self, attempts: Sequence[AttemptJob]) -> dict[str, str]:
+        """tag -> job id. When a limit of the site stops it half-way, those that were taken; the others were not.
+
+        Raises SubmitError when PBS refused the first job, SchedulerSilentError when it may or may not have taken it.
+        """
+        taken: dict[str, str] = {}
+        for attempt in attempts:
+            answer = ask(["qsub", str(attempt.script)])
+            if answer.code == 0 and answer.out.strip():
+                taken[attempt.tag] = answer.out.split()[-1]
+            elif taken:
+                break
+            elif UNREACHABLE.search(answer.err):
+                raise SchedulerSilentError(answer.words)
+            else:
+                raise SubmitError(f"PBS did not take {attempt.script}: {answer.words}")
+        return taken
+
+    def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
+        """job id -> status, UNKNOWN where the server has forgotten it. Raises SchedulerSilentError."""
+        found = dict(_jobs(job_ids)) if job_ids else {}
+        return {job_id: found.get(job_id, JobStatus(state=UNKNOWN)) for job_id in job_ids}
+
+    def find(self, tags: Sequence[str]) -> dict[str, str]:
+        """tag -> job id of the jobs with these names, ended ones included. Raises SchedulerSilentError."""
+        found = {}
+        for tag in tags:
+            answer = _with_history("qselect", "-N", tag)
+            if answer.code:
+                raise SchedulerSilentError(answer.words)
+            if answer.out.strip():
+                found[tag] = answer.out.split()[0]
+        return found
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """End these jobs; those that have ended are left alone. Raises SchedulerSilentError."""
+        if job_ids:
+            answer = ask(["qdel", *job_ids])
+            if answer.code and not _all_lines(OVER, answer.err):
+                raise SchedulerSilentError(answer.words)
+
+
+def _with_history(program: str, *options: str) -> Answer:
+    """The answer with ended jobs, or without where the server keeps no history."""
+    answer = ask([program, "-x", *options])
+    return ask([program, *options]) if NO_HISTORY in answer.err else answer
+
+
+def _all_lines(pattern: re.Pattern[str], text: str) -> bool:
+    """Whether each line of what a program complained about fits: then nothing else went wrong."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return bool(lines) and all(pattern.search(line) for line in lines)
+
+
+def _jobs(job_ids: Sequence[str]) -> Iterator[tuple[str, JobStatus]]:
+    answer = _with_history("qstat", "-f", "-F", "json", *job_ids)
+    if answer.code and not _all_lines(FORGOTTEN, answer.err):
+        raise SchedulerSilentError(answer.words)
+    try:  # strict=False: values of variables may hold raw control characters
+        values = json.loads(answer.out, strict=False) if answer.out.strip() else {}
+    except ValueError as error:
+        raise SchedulerSilentError(f"qstat printed no JSON ({error})") from None
+    for job_id, job in values.get("Jobs", {}).items():
+        if "job_state" in job:
+            yield job_id, _status(job)
+
+
+def _status(job: Mapping[str, Any]) -> JobStatus:
+    letter = job["job_state"]
+    state = STATES.get(letter, RUNNING)
+    hosts = dict.fromkeys(part.split("/")[0] for part in str(job.get("exec_host", "")).split("+") if part)
+    outcome, reason = _end(job) if state == ENDED else ("", WAITING_WORDS.get(letter, ""))
+    if state == QUEUED and (comment := job.get("comment")):
+        reason = str(comment)
+    return JobStatus(state=state, outcome=outcome, reason=reason, nodes=",".join(hosts))
+
+
+def _end(job: Mapping[str, Any]) -> tuple[str, str]:
+    """Outcome and reason of an ended job. One that never ran has no exit value."""
+    if "Exit_status" not in job:
+        return FAILED, f"deleted before it ran: {job.get('comment', 'no comment of PBS')}"
+    code = int(job["Exit_status"])
+    if code in ENDS:
+        return ENDS[code]
+    if code < 0:
+        return FAILED, f"PBS could not run it (exit value {code})"
+    if code > SIGNALLED:
+        return FAILED, f"ended by {_signal_name(code - SIGNALLED)}"
+    return FAILED, f"exit code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
