@@ -1,0 +1,135 @@
+"""What the jobs of a point tell beyond their median: tails, shape, order, and whether they may be summarised at all.
+
+It owns these looks at raw values, which the rules and the section on variability share; it does not own medians and
+intervals (``scaling_studies.statistics``) nor what is said about them.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports.points import Point, StudyView
+from scaling_studies.records import Record
+from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
+
+NORMALITY_LEVEL = 0.01  # below this p of the Shapiro-Wilk test jobs are said not to be normally distributed
+TAIL_FACTOR = 1.5  # assumed: a 95th percentile this far above the median is a tail that the median hides
+MEAN_EXCESS = 0.1  # assumed: so is a mean step this much longer than the median step
+SAME_WORK = 0.01  # relative difference up to which jobs of a point did the same work, as a study's work_tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTail:
+    """Steps of all jobs of a point, pooled [s]. p95: the smallest step that 95 % of the steps do not exceed."""
+
+    num_steps: int
+    mean_s: float
+    median_s: float
+    p95_s: float
+    longest_s: float
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the median says too little: see TAIL_FACTOR and MEAN_EXCESS."""
+        return self.p95_s > TAIL_FACTOR * self.median_s or self.mean_s > (1 + MEAN_EXCESS) * self.median_s
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The order statistic that at least ``share`` of the values do not exceed (nearest rank, nothing interpolated)."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def step_tail(jobs: Sequence[Record]) -> StepTail | None:
+    """The pooled steps of some jobs, None without any."""
+    steps = [value for job in jobs for value in job.step_s]
+    if not steps:
+        return None
+    return StepTail(
+        num_steps=len(steps), mean_s=statistics.fmean(steps), median_s=statistics.median(steps),
+        p95_s=percentile(steps, 0.95), longest_s=max(steps),
+    )  # fmt: skip
+
+
+def variation(values: Sequence[float]) -> float | None:
+    """Standard deviation over mean, None for fewer than two values."""
+    return statistics.stdev(values) / statistics.fmean(values) if len(values) > 1 else None
+
+
+def normality_p(values: Sequence[float]) -> float | None:
+    """p of the Shapiro-Wilk test that the values come from a normal distribution; None below six or without spread.
+
+    Source: Shapiro and Wilk, Biometrika 52 (1965), as implemented in scipy.stats.
+    """
+    if len(values) < MIN_SAMPLES_FOR_INTERVAL or min(values) == max(values):
+        return None
+    from scipy.stats import shapiro
+
+    return float(shapiro(values).pvalue)
+
+
+def is_not_normal(values: Sequence[float]) -> bool:
+    """Whether normality is refuted: then a standard deviation describes nothing and is withheld."""
+    p = normality_p(values)
+    return p is not None and p < NORMALITY_LEVEL
+
+
+def repeated_jobs(jobs: Sequence[Record]) -> list[Record]:
+    """Jobs that say what an earlier one of the list says, step by step, or that are the same job: one sample, not two."""
+    seen: set[object] = set()
+    found = []
+    for job in jobs:
+        keys: list[object] = [job.step_s] if len(job.step_s) > 1 else []
+        if job.job_id and job.started_at:
+            keys.append((job.executor, job.job_id, job.started_at))
+        if any(key in seen for key in keys):
+            found.append(job)
+        seen.update(keys)
+    return found
+
+
+def by_start(jobs: Sequence[Record]) -> list[Record]:
+    """The jobs in the order in which they began; empty when that of any is not recorded."""
+    if any(job.started_at is None for job in jobs):
+        return []
+    return sorted(jobs, key=lambda job: job.started_at or "")
+
+
+def ran_in_blocks(view: StudyView) -> bool | None:
+    """Whether each point's jobs ran one after the other, so that a drift of the machine would look like scaling.
+
+    None where nothing can be said: one point, fewer than three jobs each, or start times not recorded.
+    """
+    points = [point for point in view.points if point.jobs]
+    order = by_start([job for point in points for job in point.jobs])
+    if len(points) < 2 or min(len(point.jobs) for point in points) < 3 or not order:
+        return None
+    cells = [job.cell_id for job in order]
+    changes = sum(one != other for one, other in zip(cells, cells[1:], strict=False))
+    return changes == len(points) - 1
+
+
+def works(jobs: Sequence[Record]) -> list[float]:
+    """Model FLOPs of a step of each job that knows them."""
+    return [job.model_flops for job in jobs if job.model_flops is not None]
+
+
+def differs_in_work(point: Point) -> bool:
+    """Whether the jobs of a point did different work: then no rate can be had from their median time."""
+    found = works(point.jobs)
+    return bool(found) and max(found) - min(found) > SAME_WORK * max(found)
+
+
+def differs_in_peak(point: Point) -> bool:
+    """Whether the jobs of a point are held against different peaks: then no percentage stands for all of them."""
+    return len({(job.peak.flops_per_s, job.peak.dtype) if job.peak else None for job in point.jobs}) > 1
+
+
+def differing(records: Sequence[Record], names: Sequence[str]) -> dict[str, Counter[str]]:
+    """Of the named fields, those that differ among the records: name -> how often each value (as text) occurs."""
+    found = {name: Counter(str(getattr(record, name)) for record in records) for name in names}
+    return {name: values for name, values in found.items() if len(values) > 1}
