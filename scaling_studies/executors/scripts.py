@@ -67,11 +67,10 @@ def _life(scheduler: str, attempt: AttemptJob, parts: ScriptParts, setup: Sequen
     path = [f'export PATH={beside}:"$PATH"  # mpiexec and torchrun of this Python'] if scheduler == "local" else []
     return [
         "set -e", f"cd {folder}", *log, "",
-        "program=",
         f"finish() {{ code=$?; trap '' {SIGNALS}; {facts} end {folder} $code || true; exit $code; }}",
         f"stop() {{ trap '' {SIGNALS}; "
-        'if [ -n "$program" ]; then kill -TERM "$program" || true; wait "$program" || true; fi; exit 143; }',
+        'for child in $(jobs -p); do kill -TERM "$child" || true; done; wait || true; exit 143; }',
         "trap finish EXIT", f"trap stop {SIGNALS}", "",
         *path, *setup, "set -u", *parts.environment, f"{facts} begin {folder}", "",
-        *parts.notes, f"{parts.start} &", "program=$!", 'wait "$program"',
+        *parts.notes, f"{parts.start} &", 'wait "$!"',
     ]  # fmt: skip
