@@ -84,6 +84,17 @@ class DataCounts:
         sums = (float(np.asarray(column)[chosen].sum()) for column in (self.atoms, self.edges, self.bonds, self.angles))
         return Counts(len(chosen), *sums)
 
+    def at(self, indices: Sequence[int]) -> DataCounts:
+        """These structures, repeats included, as a data set of their own."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        columns = {name: np.asarray(getattr(self, name))[chosen] for name in ("atoms", "edges", "bonds", "angles")}
+        return DataCounts(
+            path=self.path, fingerprint=self.fingerprint, **columns,
+            elements=None if self.elements is None else ElementCounts.from_dense(*self.elements.of(chosen)),
+            cell=None if self.cell is None else np.asarray(self.cell)[chosen],
+            periodic=None if self.periodic is None else np.asarray(self.periodic)[chosen],
+        )  # fmt: skip
+
     def heights(self, index: int) -> NDArray | None:
         """Distances between opposite faces of a structure's cell, angstrom [3]; None: not known or not periodic."""
         if self.cell is None or self.periodic is None or not np.all(self.periodic[index]):

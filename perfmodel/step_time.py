@@ -82,6 +82,7 @@ AXIS_OF_CAUSE = {
 # Operator calls' worth of work per call of a step: notes in place of gathered buffers, kept by autograd's hooks where
 # anything is gathered, and views of every parameter in every phase where they are sharded. Measured on one CPU
 NOTING_CALLS, SHARDING_CALLS = 0.13, 0.4
+ROUNDING_S = 1e-12  # seconds below it are rounding of differences
 ASSUMED_OVERLAP = 0.9  # where it was not measured, and no rank wants the cores that communicate
 ASSUMED_DEVIATION = 0.02  # of a rank's compute from step to step on machines that were not measured
 
@@ -97,9 +98,10 @@ class PhaseCorrections(Protocol):
 class StepPrediction:
     """One step of one layout. phase_s: mean over ranks, adding up to step_s; cause_s: the same seconds by cause.
 
-    communication_s: exposed seconds by axis. flops_model, flops_executed: of all ranks; memory_bytes: of the fullest
-    rank worked out, resident (what the operating system sees) on a calibrated host, else allocated; rank_s: compute of
-    each rank worked out; notes: what the prediction had to assume.
+    phase_cause_s: phase -> cause -> seconds above zero. communication_s: exposed seconds by axis. flops_model,
+    flops_executed: of all ranks; memory_bytes: of the fullest rank worked out, resident (what the operating system
+    sees) on a calibrated host, else allocated; rank_s: compute of each rank worked out; notes: what the prediction had
+    to assume.
     """
 
     step_s: float
@@ -111,6 +113,7 @@ class StepPrediction:
     flops_executed: float
     oversubscribed: bool
     communication_s: dict[str, float] = field(default_factory=dict)
+    phase_cause_s: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
 
@@ -132,6 +135,14 @@ class StepSeconds:
     @property
     def cause_s(self) -> dict[str, Floats]:
         return {cause: self.table[:, :, place].sum(axis=1) for place, cause in enumerate(CAUSES)}
+
+    @property
+    def phase_cause_s(self) -> dict[str, dict[str, float]]:
+        """phase -> cause -> seconds above zero, of the first candidate."""
+        return {
+            phase: {cause: float(seconds) for cause, seconds in zip(CAUSES, row, strict=True) if seconds > ROUNDING_S}
+            for phase, row in zip(PHASE_NAMES, self.table[0], strict=True)
+        }
 
     @property
     def communication_s(self) -> dict[str, Floats]:
@@ -345,6 +356,7 @@ def predict(
         phase_s={phase: float(value[0]) for phase, value in seconds.phase_s.items()},
         cause_s={cause: float(value[0]) for cause, value in seconds.cause_s.items()},
         communication_s={axis: float(value[0]) for axis, value in seconds.communication_s.items()},
+        phase_cause_s=seconds.phase_cause_s,
         rank_s=details.rank_s, memory_bytes=details.memory_bytes, flops_model=work.flops_model,
         flops_executed=work.flops_executed, oversubscribed=details.oversubscribed, notes=details.notes,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from janus.config import ModelConfig
 from perfmodel import workload_matris, workload_moe
-from perfmodel.operators import Operator, no_elements, phase_elements
+from perfmodel.operators import ARRAYS, Operator, no_elements, phase_elements
 from perfmodel.plain_arithmetic import gradient_numbers, plain_calls, plain_numbers
 from perfmodel.products import PHASES, Counts, Product, phase_flops, phase_product_arrays, total_counts
 
@@ -120,6 +120,13 @@ class PhaseWork:
     def all_flops(self) -> float:
         """FLOPs of all products."""
         return self.flops + self.grouped_flops
+
+    def all_bytes(self, item_bytes: int) -> float:
+        """Bytes of memory moved by products, fused operators (each array once, a lower bound) and plain arithmetic."""
+        fused = sum(
+            elements * ARRAYS[kind][name] for kind, passes in self.fused.items() for name, elements in passes.items()
+        )
+        return self.product_bytes + self.grouped_bytes + self.plain_bytes + fused * item_bytes
 
     def add(self, other: PhaseWork, times: float = 1) -> None:
         """Add another phase's work to this one, several times."""

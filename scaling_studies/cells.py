@@ -1,97 +1,142 @@
 """Cells: the points of a study with everything resolved that decides their result, and the work of each rank.
 
-It owns which structures a cell uses and how they fall on ranks; it does not own running or predicting it.
+It owns which structures a cell uses, how they fall on ranks, and what all records of a cell share; it does not own
+running or predicting it.
 
 Every cell trains on a small data set of its own that is exactly one global batch, so each step does the same known
-work: a strong cell holds the study's structures once, a weak cell holds one copy per rank. The trainer's packing
-(longest first) then gives every rank of a weak cell one copy of each structure: equal work, which the record proves.
+work. Structures are whole copies of a few distinct ones:
+
+    weak        the distinct structures once per rank: the trainer's packing (longest first) gives every group of ranks
+                equal copies of each, so all ranks do equal work at every point
+    strong      the distinct structures once, at every point
+    throughput  as many copies per rank as the point says: the mix of structures is the same at every point
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from janus import __version__
 from janus.config import to_mapping
 from janus.errors import UserError
-from janus.packing import pack_longest_first, split_by_cap
+from janus.layout import Layout
+from perfmodel.dataset import DataCounts, share_batch
 from scaling_studies.records import RankCounts, cell_hash
-from scaling_studies.study import Study
+from scaling_studies.study import CLOCKS, ExecutorSettings, Study
+
+__all__ = [
+    "Cell", "DataCounts", "add_counts", "constancy_problems", "identity", "middle_structures", "resolve_cells",
+]  # fmt: skip
 
 NO_CAP = 2**62  # larger than any batch: the trainer's own "no cap" cannot be written on a command line
 COUNT_NAMES = ("atoms", "edges", "bonds", "angles")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataCounts:
-    """Counts of each structure of the data a study draws from, at the model's cutoffs: arrays [S] of int64."""
-
-    fingerprint: str
-    atoms: np.ndarray
-    edges: np.ndarray
-    bonds: np.ndarray
-    angles: np.ndarray
-
-    @property
-    def work(self) -> np.ndarray:
-        """Edges plus angles [S], the measure of the trainer's packing."""
-        return self.edges + self.angles
+LayoutChoice = Callable[[Study, int, DataCounts, Sequence[int]], Layout]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One point of a study. indices: structures of the global batch, in order, repeated where copied.
+    """One point of a study. scale: value of what the study scales; executor: how its jobs are started.
 
-    micro_batches: per rank, the counts of each of its micro-batches of one step.
+    data: counts of the structures that the study draws from; distinct: those it uses; copies: of all of them, so that
+    they make the global batch. code_version: of the trainer whose result this is.
     """
 
     study: Study
-    ranks: int
-    data_fingerprint: str
-    indices: tuple[int, ...]
-    micro_batches: tuple[tuple[RankCounts, ...], ...]
+    scale: int
+    layout: Layout
+    executor: ExecutorSettings
+    data: DataCounts = field(repr=False, compare=False)
+    distinct: tuple[int, ...]
+    copies: int
+    code_version: str = ""
 
     @property
+    def ranks(self) -> int:
+        return self.layout.world_size
+
+    @property
+    def nodes(self) -> int:
+        return self.executor.nodes(self.ranks)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Structures of the global batch, in order, repeated where copied."""
+        return self.distinct * self.copies
+
+    @cached_property
     def counts_per_rank(self) -> tuple[RankCounts, ...]:
-        """Per rank, what it processes in one step."""
-        return tuple(add_counts(batches) for batches in self.micro_batches)
+        """Per rank, what it processes in one step; the ranks of a graph group share its counts evenly."""
+        degree, groups = self.layout.graph_degree, self.layout.data_degree
+        shared = share_batch(self.data.work, self.indices, groups)
+        columns = {"structures": np.ones(len(shared.indices)), **{
+            name: np.asarray(getattr(self.data, name))[shared.indices] for name in COUNT_NAMES
+        }}  # fmt: skip
+        totals = {
+            name: np.bincount(shared.group, weights=column, minlength=groups).astype(int).tolist()
+            for name, column in columns.items()
+        }
+        places = (self.layout.coordinates(rank) for rank in range(self.ranks))
+        return tuple(
+            RankCounts(**{name: _part(total[place.data], degree, place.graph) for name, total in totals.items()})
+            for place in places
+        )
 
-    @property
+    @cached_property
     def resolved(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values. Repeats, seed and time-out do not."""
-        study = self.study
+        """Everything that decides the result, as plain values. Repeats, seed, budgets and time-out do not."""
+        study, executor = self.study, self.executor
         return {
-            "version": __version__, "study": study.name, "mode": study.mode, "ranks": self.ranks,
-            "model": to_mapping(study.model_config), "dtype": study.dtype, "recompute": study.recompute,
-            "max_work": study.max_work, "warm_up_steps": study.warm_up_steps, "steps": study.steps,
-            "data": self.data_fingerprint, "structures": list(self.indices),
+            "code": self.code_version, "study": study.name, "mode": study.mode, "scale": self.scale,
+            "layout": self.layout.to_mapping(), "nodes": self.nodes, "executor": executor.kind,
+            "launcher": executor.launcher, "threads": executor.threads, "gpus_per_node": executor.gpus_per_node,
+            "model": to_mapping(study.model_config), "settings": self.train_settings, "clock": study.clock,
+            "warm_up_steps": study.warm_up_steps, "data": self.data.fingerprint, "structures": list(self.distinct),
+            "copies": self.copies,
         }  # fmt: skip
 
-    @property
+    @cached_property
     def id(self) -> str:
         return cell_hash(self.resolved)
 
     @property
     def data_id(self) -> str:
         """Short hash of the data set that the cell trains on."""
-        return cell_hash({"data": self.data_fingerprint, "structures": list(self.indices)})
+        return cell_hash({"data": self.data.fingerprint, "structures": list(self.distinct), "copies": self.copies})
 
     @property
-    def train_settings(self) -> dict[str, Any]:
-        """Settings of the trainer that make the run of this cell."""
+    def train_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of the trainer that make the run of this cell, section by section."""
         study = self.study
+        layout = {name: value for name, value in self.layout.to_mapping().items() if name != "replicas"}
         return {
-            "batch": {"structures": len(self.indices), "max_work": study.max_work or NO_CAP},
+            "batch": {"structures": len(self.distinct) * self.copies, "max_work": study.max_work or NO_CAP},
             "run": {"steps": study.warm_up_steps + study.steps, "dtype": study.dtype, "recompute": study.recompute,
-                    "threads": 1, "checkpoint_every": 0, "validate_every": 0},
+                    "threads": self.executor.threads, "checkpoint_every": 0, "validate_every": 0},
+            "parallel": {**layout, "transport": study.transport},
         }  # fmt: skip
 
 
-def add_counts(parts: tuple[RankCounts, ...]) -> RankCounts:
+def _part(total: int, number: int, place: int) -> int:
+    """One of ``number`` nearly equal parts that add up to the total."""
+    return total // number + (place < total % number)
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """The fields that every record of a cell shares, measured or predicted."""
+    study = cell.study
+    return {
+        "study": study.name, "question": study.question, "mode": study.mode, "cell_id": cell.id,
+        "repeats_planned": study.repeats, "ranks": cell.ranks, "nodes": cell.nodes, "model": study.model,
+        "base_ranks": study.ranks_at(study.base), "dtype": study.dtype, "clock": CLOCKS[study.clock],
+        "scaled": study.scaled, "scale": float(cell.scale), "base_scale": float(study.base),
+    }  # fmt: skip
+
+
+def add_counts(parts: Sequence[RankCounts]) -> RankCounts:
     """The sum of several counts."""
     totals = {name: sum(getattr(part, name) for part in parts) for name in ("structures", *COUNT_NAMES)}
     return RankCounts(**totals)
@@ -113,51 +158,65 @@ def middle_structures(work: np.ndarray, number: int) -> tuple[int, ...]:
     return tuple(int(index) for index in np.sort(chosen))
 
 
-def _micro_batches(counts: DataCounts, indices: tuple[int, ...], max_work: int) -> tuple[RankCounts, ...]:
-    work = counts.work[list(indices)]
-    groups = split_by_cap(work, max_work) if max_work else [list(range(len(indices)))]
-    return tuple(
-        RankCounts(
-            structures=len(group),
-            **{name: int(sum(getattr(counts, name)[indices[item]] for item in group)) for name in COUNT_NAMES},
-        )
-        for group in groups
-    )
+def resolve_cells(
+    study: Study,
+    data: DataCounts,
+    *,
+    executor: ExecutorSettings | None = None,
+    code_version: str = "",
+    choose_layout: LayoutChoice | None = None,
+) -> tuple[Cell, ...]:
+    """The cells of a study on given data, in the order of its points.
 
-
-def resolve_cells(study: Study, counts: DataCounts) -> tuple[Cell, ...]:
-    """The cells of a study on given data. Raises UserError when a weak study's work per rank is not constant."""
-    distinct = middle_structures(counts.work, study.distinct_at(study.points[0]))
+    choose_layout: for layout "planned": study, ranks, data, structures of the global batch -> layout.
+    """
+    distinct = middle_structures(data.work, study.distinct_structures)
     cells = []
-    for ranks in study.ranks:
-        indices = distinct * study.copies(ranks)
-        bins = pack_longest_first(counts.work[list(indices)], ranks)
-        shares = [tuple(indices[position] for position in bin_) for bin_ in bins]
+    for point in study.points:
+        ranks, copies = study.ranks_at(point), study.copies(point)
+        layout = study.layout_at(ranks)
+        if study.layout == "planned":
+            if choose_layout is None:
+                raise UserError(f"study {study.name} has layout 'planned': give a machine file to plan it for")
+            layout = choose_layout(study, ranks, data, distinct * copies)
         cells.append(
             Cell(
-                study=study, ranks=ranks, data_fingerprint=counts.fingerprint, indices=indices,
-                micro_batches=tuple(_micro_batches(counts, share, study.max_work) for share in shares),
+                study=study, scale=point, layout=layout, executor=executor or ExecutorSettings(), data=data,
+                distinct=distinct, copies=copies, code_version=code_version,
             )
         )  # fmt: skip
-    check_constant_work(study, {cell.ranks: cell.counts_per_rank for cell in cells})
     return tuple(cells)
 
 
-def check_constant_work(study: Study, counts: Mapping[int, tuple[RankCounts, ...]]) -> None:
-    """Raise UserError unless what the study holds constant is constant over its points.
+def constancy_problems(cells: Sequence[Cell]) -> list[str]:
+    """One sentence for each point of one study at which what the study holds constant is not; empty where it is.
 
-    counts: ranks -> counts of each rank. Weak: every rank's work equals that of the base point's within
-    ``work_tolerance``. Strong: the total work is the same everywhere.
+    Weak: every rank's work equals the base point's within ``work_tolerance``. Strong: so does the total work.
+    Throughput: the work of a rank per structure.
     """
-    base = counts[study.base]
-    base_work = sum(entry.work for entry in base) / len(base)
-    for ranks, entries in counts.items():
-        works = [entry.work for entry in entries] if study.mode == "weak" else [sum(entry.work for entry in entries)]
-        wanted = base_work if study.mode == "weak" else base_work * len(base)
-        for work in works:
-            if abs(work - wanted) > study.work_tolerance * wanted:
-                raise UserError(
-                    f"study {study.name} is {study.mode} but a {'rank' if study.mode == 'weak' else 'step'} at {ranks} "
-                    f"ranks has work {work} against {wanted:.0f} at the base point ({study.base} ranks): above the "
-                    f"tolerance of {100 * study.work_tolerance:g} %, so choose other structures"
-                )
+    study = cells[0].study
+    base = next(cell for cell in cells if cell.scale == study.base)
+    wanted = float(np.mean(_held_constant(base)))
+    problems = []
+    for cell in cells:
+        works = _held_constant(cell)
+        worst = max(works, key=lambda work: abs(work - wanted))
+        if abs(worst - wanted) > study.work_tolerance * wanted:
+            what = {"weak": "a rank has work", "strong": "the ranks have total work"}.get(
+                study.mode, "a rank has work per structure"
+            )
+            problems.append(
+                f"study {study.name} is {study.mode} but at {cell.scale:,} {study.scaled} {what} {worst:,.0f} against "
+                f"{wanted:,.0f} at the base point ({study.base:,}), above the tolerance of "
+                f"{100 * study.work_tolerance:g} %: choose other structures or points"
+            )
+    return problems
+
+
+def _held_constant(cell: Cell) -> list[float]:
+    """What the mode holds constant: of each rank, or one number for all."""
+    works = [counts.work for counts in cell.counts_per_rank]
+    if cell.study.mode == "strong":
+        return [float(sum(works))]
+    per_rank = cell.scale if cell.study.mode == "throughput" else 1
+    return [work / per_rank for work in works]

@@ -6,70 +6,134 @@ It owns turning a prediction into a record; it does not own how a time is predic
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from janus.config import to_mapping
 from janus.errors import UserError
-from janus.layout import Layout
+from janus.train.config import train_config
 from perfmodel.machine import Machine
-from perfmodel.step_time import StepPrediction, predict_step
-from perfmodel.workload import Counts
-from scaling_studies.cells import Cell
-from scaling_studies.measured import identity
-from scaling_studies.records import DONE, FAILED, PREDICTED, Peak, RankCounts, Record
+from perfmodel.memory import fullest_memory
+from perfmodel.memory_tiers import used_bytes
+from perfmodel.products import RowKind
+from perfmodel.run_validation import settings_of
+from perfmodel.start_up import start_up_seconds
+from perfmodel.step_time import OPTIMIZER_PASSES, StepPrediction, predict
+from perfmodel.step_work import RunSettings, StepWork, step_work
+from perfmodel.workload import ITEM_BYTES
+from scaling_studies.cells import Cell, identity
+from scaling_studies.limits import ceilings_of, device_peaks, peak_of
+from scaling_studies.records import DONE, FAILED, PREDICTED, PhaseWorkload, Record
+
+__all__ = [
+    "cell_settings", "cell_work", "device_peaks", "expert_rows", "phase_workload", "predicted_record",
+    "predicted_records", "record_of_step",
+]  # fmt: skip
 
 METHOD = "perfmodel, analytic step time"
+MOST_RANKS_WHOLE = 64  # of a job of which the work of every unit is worked out; else of the extreme ones
+REPRESENTED = 2
+ROUTED_ROWS: tuple[RowKind, ...] = ("message_copies", "feature_copies")
+RECORDED_PHASE = {"FE": "FE", "FF": "FF", "BF": "BF_BE", "BE": "BF_BE"}
 
 
-def device_peaks(machine: Machine) -> dict[str, Peak]:
-    """dtype -> peak of one device of the machine (of one core, for a calibrated host)."""
-    return {
-        dtype: Peak(flops_per_s=peak.flops_per_s, name=peak.name, dtype=peak.dtype, source=peak.source)
-        for dtype, peak in machine.peaks.items()
-    }
+def cell_settings(cell: Cell) -> RunSettings:
+    """How the trainer runs the steps of a cell, its defaults included."""
+    return settings_of(to_mapping(train_config({"model": cell.study.model, **cell.train_settings})))
 
 
-def _counts(entry: RankCounts) -> Counts:
-    return Counts(**dataclasses.asdict(entry))
-
-
-def predict_cell(cell: Cell, machine: Machine) -> StepPrediction:
-    """The prediction for one cell: data parallel over its ranks, one thread each, all on one node."""
-    return predict_step(
-        cell.study.model_config,
-        [[_counts(batch) for batch in batches] for batches in cell.micro_batches],
-        Layout(replicas=cell.ranks),
-        machine,
-        dtype=cell.study.dtype,
-        recompute=cell.study.recompute,
+def cell_work(cell: Cell) -> StepWork:
+    """What the ranks of a cell do in one step; of large jobs the heaviest and the lightest unit stand for all."""
+    represented = None if cell.ranks <= MOST_RANKS_WHOLE else REPRESENTED
+    return step_work(
+        cell.study.model_config, cell.data, cell.indices, cell.layout, cell_settings(cell), represented=represented
     )
+
+
+def phase_workload(work: StepWork) -> dict[str, PhaseWorkload]:
+    """Phase as the trainer records it -> executed FLOPs and bytes of memory moved in one step, all ranks together."""
+    item_bytes = ITEM_BYTES[work.settings.dtype]
+    flops = dict.fromkeys(RECORDED_PHASE.values(), 0.0)
+    moved = dict(flops)
+    for rank in work.ranks:
+        for phase, done in rank.phases.items():
+            flops[RECORDED_PHASE[phase]] += done.all_flops
+            moved[RECORDED_PHASE[phase]] += done.all_bytes(item_bytes)
+    scale = work.flops_executed / total if (total := sum(flops.values())) else 1.0
+    found = {
+        phase: PhaseWorkload(flops=float(scale * flops[phase]), bytes=float(scale * moved[phase])) for phase in flops
+    }
+    numel = sum(rank.optimizer_numel for rank in work.ranks) * work.layout.world_size / len(work.ranks)
+    return found | {"optimizer": PhaseWorkload(flops=0.0, bytes=float(OPTIMIZER_PASSES * numel * item_bytes))}
+
+
+def expert_rows(work: StepWork) -> tuple[float, ...]:
+    """Rows that the routed experts of each rank work on in one step; empty without experts or where ranks stand for
+    others."""
+    experts = work.model.experts
+    if experts is None or len(work.ranks) < work.layout.world_size:
+        return ()
+    return tuple(
+        float(work.model.num_blocks * sum(
+            batch.counts.rows(kind, experts.top_k) for batch in rank.micro_batches for kind in ROUTED_ROWS
+        ))
+        for rank in work.ranks
+    )  # fmt: skip
+
+
+def memory_parts(work: StepWork, machine: Machine) -> tuple[int, dict[str, float]]:
+    """Bytes of the fullest rank, and of what; what the C library keeps of freed memory is a part of its own."""
+    memory = fullest_memory(work, machine)
+    used = used_bytes(memory, machine)
+    parts = {"process": memory.base_bytes, **memory.cause_bytes}
+    parts["kept by the allocator"] = used - sum(parts.values())
+    return int(used), {name: size for name, size in parts.items() if size > 0}
+
+
+def record_of_step(shared: dict[str, Any], step: StepPrediction, work: StepWork, machine: Machine) -> Record:
+    """A record from a predicted step. shared: who it is about, and facts; devices as many as the ranks use."""
+    ranks, threads = work.layout.world_size, shared["facts"].get("threads per rank", 1)
+    memory_bytes, parts = memory_parts(work, machine)
+    return Record(
+        **shared, source=PREDICTED, state=DONE, machine=machine.name, layout=dict(work.layout.to_mapping()),
+        step_s=(step.step_s,), phase_s={phase: (seconds,) for phase, seconds in step.phase_s.items()},
+        phase_cause_s=step.phase_cause_s, start_up_s=start_up_seconds(machine, ranks)[0],
+        model_flops=work.flops_model, executed_flops=work.flops_executed, workload=phase_workload(work),
+        peak=peak_of(machine, work.settings.dtype, ranks, threads), ceilings=ceilings_of(machine, ranks, threads),
+        memory_bytes=memory_bytes, memory_parts=parts, expert_rows_per_rank=expert_rows(work),
+        oversubscribed=step.oversubscribed,
+    )  # fmt: skip
 
 
 def predicted_record(cell: Cell, machine: Machine) -> Record:
-    """The predicted record of a cell; FAILED with the reason where the machine file does not allow a prediction."""
+    """The predicted record of a cell; FAILED with the reason where the machine file does not allow a prediction.
+
+    loop_s: all steps of the run, warm-up included; wall_s: start-up and loop, where the start-up is known.
+    """
     shared: dict[str, Any] = {
-        **identity(cell), "source": PREDICTED, "method": METHOD, "machine": machine.name,
-        "layout": Layout(replicas=cell.ranks).to_mapping(), "counts_per_rank": cell.counts_per_rank,
+        **identity(cell), "method": METHOD, "counts_per_rank": cell.counts_per_rank,
     }  # fmt: skip
+    threads = cell.executor.threads
     try:
-        prediction = predict_cell(cell, machine)
+        work = cell_work(cell)
+        step = predict(work, machine, threads=threads)
     except UserError as error:
-        return Record(**shared, state=FAILED, reason=str(error))
-    assumptions = [f"{name}: {text}" for name, text in machine.assumptions().items()] + list(prediction.notes)
-    peak = device_peaks(machine).get(cell.study.dtype)
-    return Record(
-        **shared,
-        state=DONE,
-        step_s=(float(prediction.step_s),),
-        phase_s={phase: (float(value),) for phase, value in prediction.phase_s.items()},
-        model_flops=float(prediction.flops_model),
-        executed_flops=float(prediction.flops_executed),
-        memory_bytes=int(prediction.memory_bytes),
-        oversubscribed=prediction.oversubscribed,
-        facts={"cause_s": dict(prediction.cause_s), "assumptions": assumptions},
-        peak=peak.times(machine.devices_used(cell.ranks, 1)) if peak is not None else None,
-    )
+        return Record(**shared, source=PREDICTED, machine=machine.name, layout=dict(cell.layout.to_mapping()),
+                      state=FAILED, reason=str(error))  # fmt: skip
+    assumptions = [f"{name}: {text}" for name, text in machine.assumptions().items()] + list(step.notes)
+    shared["facts"] = {"threads per rank": threads, "assumptions": assumptions}
+    record = record_of_step(shared, step, work, machine)
+    loop_s = (cell.study.warm_up_steps + cell.study.steps) * step.step_s
+    wall_s = None if record.start_up_s is None else record.start_up_s + loop_s
+    return dataclasses.replace(record, loop_s=loop_s, wall_s=wall_s)
 
 
-def predicted_records(cells: Sequence[Cell], machine: Machine) -> list[Record]:
-    return [predicted_record(cell, machine) for cell in cells]
+def predicted_records(
+    cells: Sequence[Cell], machine: Machine, on_cell: Callable[[Cell], None] = lambda cell: None
+) -> list[Record]:
+    """One record per cell. on_cell: told which is done (progress bars)."""
+    records = []
+    for cell in cells:
+        records.append(predicted_record(cell, machine))
+        on_cell(cell)
+    return records

@@ -9,6 +9,7 @@ defines ``declaration`` (a Declaration) or ``studies`` (a list). The resolved de
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import traceback
@@ -155,8 +156,8 @@ class Study:
         if is_list != (self.mode == "throughput"):
             form = "a list, the points" if self.mode == "throughput" else "one number"
             raise UserError(f"study {self.name} is {self.mode} but structures_per_rank is {per_rank}: give {form}")
-        values = per_rank if isinstance(per_rank, tuple) else (per_rank,)
-        if not values or any(not value or value < 1 for value in values) or len(set(values)) != len(values):
+        values = self._per_rank
+        if not values or min(values) < 1 or len(set(values)) != len(values):
             raise UserError(
                 f"study {self.name}: structures_per_rank is {per_rank}: it must be above 0, each point listed once"
             )
@@ -194,9 +195,7 @@ class Study:
     @property
     def points(self) -> tuple[int, ...]:
         """Values of what the study scales, as declared."""
-        if self.mode != "throughput":
-            return self.ranks
-        return self.structures_per_rank if isinstance(self.structures_per_rank, tuple) else ()
+        return self._per_rank if self.mode == "throughput" else self.ranks
 
     @property
     def base(self) -> int:
@@ -212,15 +211,25 @@ class Study:
         """Ranks of a point."""
         return self.ranks[0] if self.mode == "throughput" else point
 
-    def distinct_at(self, point: int) -> int:
-        """Different structures of a point's global batch: one rank's share, or the whole batch of a strong study."""
-        if self.structures_total is not None:
-            return self.structures_total
-        return point if self.mode == "throughput" else int(self.structures_per_rank)  # type: ignore[arg-type]
+    @property
+    def distinct_structures(self) -> int:
+        """Different structures of a global batch: one rank's share, the whole batch (strong), or as many as divide
+        every point (throughput), so that copies keep the mix of structures constant.
+        """
+        return self.structures_total or math.gcd(*self._per_rank)
 
-    def copies(self, ranks: int) -> int:
-        """How many times the distinct structures enter one global batch: once (strong) or once per rank."""
-        return 1 if self.mode == "strong" else ranks
+    def copies(self, point: int) -> int:
+        """How many times the distinct structures enter the global batch of a point."""
+        if self.mode == "strong":
+            return 1
+        per_rank = point // self.distinct_structures if self.mode == "throughput" else 1
+        return self.ranks_at(point) * per_rank
+
+    @property
+    def _per_rank(self) -> tuple[int, ...]:
+        """``structures_per_rank`` of every point; none of a strong study."""
+        values = self.structures_per_rank
+        return values if isinstance(values, tuple) else () if values is None else (values,)
 
     def layout_at(self, ranks: int) -> Layout:
         """The declared layout on so many ranks; of a planned study data parallel, which the planner replaces."""

@@ -64,10 +64,11 @@ def test_base_point_is_the_smallest_unless_named():
 
 
 def test_what_a_point_holds_by_mode():
-    assert (weak().points, weak().ranks_at(2), weak().distinct_at(2), weak().copies(4)) == ((1, 2), 2, 2, 4)
-    assert (strong().points, strong().ranks_at(2), strong().distinct_at(2), strong().copies(2)) == ((1, 2), 2, 4, 1)
-    study = throughput()
-    assert (study.points, study.ranks_at(4), study.distinct_at(4), study.copies(2)) == ((1, 2, 4), 2, 4, 2)
+    studies = weak(), strong(), throughput(structures_per_rank=(4, 6, 10))
+    assert [study.points for study in studies] == [(1, 2), (1, 2), (4, 6, 10)]
+    assert [study.ranks_at(study.points[1]) for study in studies] == [2, 2, 2]
+    assert [study.distinct_structures for study in studies] == [2, 4, 2]
+    assert [study.copies(study.points[1]) for study in studies] == [2, 1, 6]
 
 
 def test_layouts_fill_the_ranks_and_a_graph_group_counts_as_one_for_idling():
