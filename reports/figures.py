@@ -1,242 +1,393 @@
-"""The figures of a report, drawn with matplotlib. It owns their look, not the numbers nor the page around them.
+"""The figures of the scaling sections, each with its numbers. It owns what they show, not their look (``drawing``).
 
-Rules kept by every figure: measured jobs are drawn as raw points (hollow when oversubscribed), predictions as a dashed
-line with open diamonds and the word "predicted", no error bars below six jobs, colours that colour-blind readers tell
-apart (Okabe and Ito, 2008), axes with units.
+Each function gives a finished ``Picture`` whose data holds every number that is drawn.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
-import matplotlib.lines
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from reports import values
+from reports.document import Column, Picture, Table, Value
+from reports.drawing import (
+    BOUND_LINE,
+    IDEAL_COLOUR,
+    IDEAL_LINE,
+    MEASURED_COLOUR,
+    PHASE_COLOURS,
+    PREDICTED_LINE,
+    SIZE,
+    SOFT_COLOUR,
+    STYLE,
+    bound_key,
+    draw_interval,
+    draw_jobs,
+    draw_line,
+    ideal_key,
+    interval_key,
+    legend,
+    measured_key,
+    new_axes,
+    plain_log_axis,
+    predicted_key,
+    scaled_axis,
+)
 from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView, paired
-from reports.published import PublishedRun
-from reports.wording import count_of
+from reports.wording import base_place, place, scaled_name, seconds
 
-MEASURED_COLOUR = "#0072B2"
-PREDICTED_COLOUR = "#D55E00"
-PUBLISHED_COLOUR = "#009E73"
-IDEAL_COLOUR = "#8a8f98"
-TEXT_COLOUR = "#22262e"
-PHASE_COLOURS = {
-    "data": "#8a8f98", "FE": "#56B4E9", "FF": "#0072B2", "BF_BE": "#E69F00", "sync": "#D55E00",
-    "optimizer": "#009E73", "other": "#d9dce1",
-}  # fmt: skip
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif", "font.size": 10.5, "axes.titlesize": 11.5, "axes.labelsize": 10.5,
-    "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 9.5, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#b6bac2", "axes.linewidth": 0.8,
-    "axes.labelcolor": TEXT_COLOUR, "text.color": TEXT_COLOUR, "xtick.color": "#5b616b", "ytick.color": "#5b616b",
-    "axes.grid": True, "grid.color": "#eceef1", "grid.linewidth": 0.8, "axes.axisbelow": True,
-    "svg.fonttype": "none", "hatch.linewidth": 0.6,
-}  # fmt: skip
-SIZE = (5.6, 3.7)  # inches: about 540 pixels wide, readable at phone width
-PREDICTED_LINE: dict[str, Any] = {
-    "color": PREDICTED_COLOUR, "linestyle": (0, (4, 2)), "linewidth": 1.4, "marker": "D", "markersize": 5,
-    "markerfacecolor": "white", "markeredgecolor": PREDICTED_COLOUR, "zorder": 3,
-}  # fmt: skip
+CAUSE_COLOURS = (
+    "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#7a3e9d", "#b8a000", "#5b616b",
+)  # fmt: skip
+MOST_CAUSES = len(CAUSE_COLOURS) - 1  # the rest is drawn as one
+LEAST_LOG_RANGE = 4.0  # a throughput or weak figure whose values span more has a logarithmic axis
+
+Pairs = list[tuple[float, float | None]]
 
 
-def to_svg(figure: Figure, name: str) -> str:
-    """The figure as an ``<svg>`` element for use inside a page: text as text, identifiers unique to ``name``."""
-    stream = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    return re.sub(r"font: ([0-9.]+)px 'DejaVu Sans'[^;\"]*", r"font: \1px var(--sans)", text)
-
-
-def _new_axes(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _ranks_axis(axes: Axes, ranks: Sequence[int], label: str = "ranks") -> None:
-    """A logarithmic axis of base 2 with a tick at each given count."""
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator([float(count) for count in ranks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel(label)
-    axes.set_xlim(min(ranks) / 1.35, max(ranks) * 1.35)
-
-
-def plain_log_axis(axis: Any, low: float, high: float) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten within two bounds, written as plain numbers."""
-    ticks = [factor * 10.0**power for power in range(-9, 10) for factor in (1, 2, 5)]
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _draw_jobs(axes: Axes, x: float, values: Sequence[float], hollow: bool) -> None:
-    """Raw measured values at one x, spread sideways a little so that equal ones stay visible."""
-    middle = (len(values) - 1) / 2
-    places = [x * 2 ** (0.045 * (number - middle)) for number in range(len(values))]
-    axes.plot(
-        places, list(values), linestyle="none", marker="o", markersize=6, color=MEASURED_COLOUR,
-        markerfacecolor="white" if hollow else MEASURED_COLOUR, markeredgewidth=1.3, zorder=4,
+def series_table(name: str, view: StudyView, quantity: Column, rows: Sequence[tuple[Value | str, ...]]) -> Table:
+    """Numbers of a figure over what a study scales: series, x, attempt, value and the ends of its interval."""
+    columns = (
+        Column(name="series"), Column(name=scaled_name(view), numeric=True, csv_name=view.scaled),
+        Column(name="attempt", numeric=True), quantity,
+        Column(name="interval, low end", numeric=True, csv_name=f"{quantity.csv_name}_low"),
+        Column(name="interval, high end", numeric=True, csv_name=f"{quantity.csv_name}_high"),
     )  # fmt: skip
+    return Table(name=name, columns=columns, rows=tuple(rows))
 
 
-def _draw_interval(axes: Axes, x: float, low: float | None, high: float | None) -> None:
-    """The confidence interval of a median; nothing where none exists (below six jobs)."""
-    if low is not None and high is not None:
-        axes.plot([x, x], [low, high], color=MEASURED_COLOUR, linewidth=1.6, solid_capstyle="butt", zorder=3)
+def _series_rows(series: str, pairs: Pairs, cell: Callable[[float | None], Value]) -> list[tuple[Value | str, ...]]:
+    return [(series, values.plain(x), "", cell(value), "", "") for x, value in pairs if value is not None]
 
 
-def _measured_key(points: Sequence[Point]) -> list[Any]:
-    """Legend entries for the kinds of measured points that occur."""
-    style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6, "color": MEASURED_COLOUR}
-    entries = []
-    if any(point.jobs and not point.oversubscribed for point in points):
-        entries.append(matplotlib.lines.Line2D([], [], label="measured, each job", **style))
-    if any(point.jobs and point.oversubscribed for point in points):
-        entries.append(
-            matplotlib.lines.Line2D(
-                [], [], label="measured, oversubscribed", markerfacecolor="white", markeredgewidth=1.3, **style
-            )
-        )
-    return entries
-
-
-def _predicted_key() -> Any:
-    return matplotlib.lines.Line2D([], [], label="predicted", **PREDICTED_LINE)
-
-
-def _ideal_key() -> Any:
-    return matplotlib.lines.Line2D([], [], color=IDEAL_COLOUR, linewidth=1.2, label="ideal")
-
-
-def _legend(axes: Axes, handles: Sequence[Any]) -> None:
-    """A legend above the data area in rows of two, so that it never covers a point nor squeezes the axes."""
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure), f"axes belong to {figure!r}"
-    figure.legend(
-        handles=list(handles), loc="outside upper left", ncols=2, handlelength=1.8, columnspacing=1.6,
-        handletextpad=0.5,
-    )  # fmt: skip
-
-
-def efficiency_figure(view: StudyView) -> Figure:
-    """Parallel efficiency of one study: jobs as points, prediction dashed, ideal as a line at 100 %."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _new_axes()
-        axes.axhline(100, color=IDEAL_COLOUR, linewidth=1.2, zorder=2)
-        tops = [100.0]
-        for point in view.points:
-            values = [100 * (view.efficiency_measured(point, value) or 0) for value in point.job_values_s]
-            if view.efficiency_measured(point) is not None and values:
-                _draw_jobs(axes, point.ranks, values, point.oversubscribed)
-                tops += values
-        line = [(point.ranks, view.efficiency_predicted(point)) for point in view.points]
-        drawn = [(ranks, 100 * value) for ranks, value in line if value is not None]
-        axes.plot([ranks for ranks, _ in drawn], [value for _, value in drawn], **PREDICTED_LINE)
-        tops += [value for _, value in drawn]
-        _ranks_axis(axes, [point.ranks for point in view.points])
-        axes.set_ylim(0, 1.08 * max(tops))
-        axes.set_ylabel(f"{view.mode} efficiency, %")
-        _legend(axes, [*_measured_key(view.points), _predicted_key(), _ideal_key()])
-        return figure
-
-
-def step_time_figure(view: StudyView) -> Figure:
-    """Step time against ranks, both logarithmic: jobs as points, prediction dashed, ideal from the base point."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _new_axes()
-        for point in view.points:
-            if point.measured is not None:
-                _draw_jobs(axes, point.ranks, point.job_values_s, point.oversubscribed)
-                _draw_interval(axes, point.ranks, point.measured.low, point.measured.high)
-        times = [(point.ranks, point.predicted_s) for point in view.points]
-        drawn = [(ranks, value) for ranks, value in times if value is not None]
-        axes.plot([ranks for ranks, _ in drawn], [value for _, value in drawn], **PREDICTED_LINE)
-        base_s = view.base.measured.median if view.base is not None and view.base.measured is not None else None
-        counts = [point.ranks for point in view.points]
-        handles = [*_measured_key(view.points), _predicted_key()]
-        if base_s is not None:
-            ideal = [base_s * (view.base_ranks / count if view.mode == "strong" else 1) for count in counts]
-            axes.plot(counts, ideal, color=IDEAL_COLOUR, linewidth=1.2, zorder=2)
-            handles.append(_ideal_key())
-        _ranks_axis(axes, counts)
-        if view.mode == "strong":
-            axes.set_yscale("log")
-            plain_log_axis(axes.yaxis, *axes.get_ylim())
-        else:
-            shown = [value for point in view.points for value in (*point.job_values_s, point.predicted_s or 0)]
-            axes.set_ylim(0, 1.08 * max(shown, default=1))
-        axes.set_ylabel("time of one step, s")
-        _legend(axes, handles)
-        return figure
-
-
-def breakdown_figure(view: StudyView) -> Figure:
-    """Where a step's time goes: stacked phases, the measured bar above the predicted (hatched) one of each point."""
-    rows: list[tuple[str, dict[str, float], bool]] = []
+def _job_rows(
+    view: StudyView, shown: Callable[[Point, float], float | None], cell: Callable[[float | None], Value]
+) -> list[tuple[Value | str, ...]]:
+    """One row for each job: its value as drawn."""
+    rows: list[tuple[Value | str, ...]] = []
     for point in view.points:
-        mark = " *" if point.oversubscribed else ""
-        ranks = f"{count_of(point.ranks, 'rank')}{mark}"
-        if point.phases_measured():
-            rows.append((f"{ranks}, measured", point.phases_measured(), False))
-        if point.phases_predicted():
-            rows.append((f"{ranks}, predicted", point.phases_predicted(), True))
+        label = "measured, oversubscribed" if point.oversubscribed else "measured"
+        for job, value_s in zip(point.jobs, point.job_values_s, strict=True):
+            drawn = shown(point, value_s)
+            if drawn is not None:
+                rows.append((label, values.plain(point.x), values.count(job.attempt), cell(drawn), "", ""))
+    return rows
+
+
+def _base_measured_s(view: StudyView) -> float | None:
+    return view.base.measured.median if view.base is not None and view.base.measured is not None else None
+
+
+def _base_s(view: StudyView) -> float | None:
+    """Time of the base point, measured where it was, else predicted [s]."""
+    predicted_s = view.base.predicted_s if view.base is not None else None
+    return _base_measured_s(view) or (None if view.is_measured else predicted_s)
+
+
+def _xs(view: StudyView) -> list[float]:
+    return [point.x for point in view.points]
+
+
+def step_time(view: StudyView) -> Picture:
+    """Step time over what is scaled: jobs, their interval, prediction, and the ideal from the base point."""
+    base_s = _base_s(view)
+    predicted: Pairs = [(point.x, point.predicted_s) for point in view.points]
+    ideal: Pairs = [(point.x, view.ideal_s(point, base_s)) for point in view.points] if base_s is not None else []
+    rows = _job_rows(view, lambda point, value_s: value_s, values.time)
+    for point in view.points:
+        if point.measured is not None and point.measured.low is not None:
+            cells = (values.time(point.measured.median), values.time(point.measured.low),
+                     values.time(point.measured.high))  # fmt: skip
+            rows.append(("median of jobs and its 95 % interval", values.plain(point.x), "", *cells))
+    rows += _series_rows("predicted", predicted, values.time) + _series_rows("ideal", ideal, values.time)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _new_axes((SIZE[0], 1.25 + 0.36 * max(len(rows), 2)))
-        place, places = 0.0, []
-        for number, (_, phases, is_prediction) in enumerate(rows):
-            place += 0.0 if number == 0 else (0.82 if is_prediction else 1.15)
-            places.append(place)
+        figure, axes = new_axes()
+        for point in view.points:
+            draw_jobs(axes, point.x, point.job_values_s, hollow=point.oversubscribed, points=len(view.points))
+            if point.measured is not None:
+                draw_interval(axes, point.x, point.measured.low, point.measured.high)
+        handles: list[Any] = measured_key(view.points)
+        if any(point.measured is not None and point.measured.low is not None for point in view.points):
+            handles.append(interval_key())
+        handles += [predicted_key()] if draw_line(axes, predicted, PREDICTED_LINE) else []
+        handles += [ideal_key()] if draw_line(axes, ideal, IDEAL_LINE) else []
+        scaled_axis(axes, _xs(view), scaled_name(view))
+        _time_axis(axes, [row[3].number for row in rows if isinstance(row[3], Value) and row[3].number], view)
+        legend(figure, handles)
+    start = (
+        f"the ideal line starts at the {base_place(view)} median" if base_s is not None else "no ideal line: no base"
+    )
+    if not view.is_measured:
+        start = start.replace("median", "point")
+    return Picture(
+        name=f"{view.name}-time", figure=figure, description=f"time of one step against {scaled_name(view)}",
+        caption=f"Time of one step. {_marks(view)}; {start}.",
+        data=series_table(f"{view.name}-time-data", view, Column(name="time of one step", numeric=True,
+                                                                 csv_name="step_s"), rows),
+    )  # fmt: skip
+
+
+def _marks(view: StudyView) -> str:
+    return "Each mark is the median of one job's steps" if view.is_measured else "Predicted, not measured"
+
+
+def _time_axis(axes: Any, shown: Sequence[float], view: StudyView) -> None:
+    """Seconds from zero, or logarithmic where the study divides the work or the values span much."""
+    axes.set_ylabel("time of one step, s")
+    if not shown:
+        return
+    low, high = min(shown), max(shown)
+    if view.mode != "weak" or high / low > LEAST_LOG_RANGE:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.25, high * 1.25)
+        plain_log_axis(axes.yaxis, low / 1.25, high * 1.25)
+    else:
+        axes.set_ylim(0, 1.08 * high)
+
+
+def efficiency(view: StudyView) -> Picture:
+    """Efficiency: jobs, intervals where they exist, ideal, the bound without communication, and the prediction."""
+    predicted: Pairs = [(point.x, view.efficiency_predicted(point)) for point in view.points]
+    bound: Pairs = [(point.x, view.efficiency_bound(point)) for point in view.points]
+    rows = _job_rows(view, view.efficiency_measured, values.percent)
+    intervals = {point.x: view.efficiency_interval(point) for point in view.points}
+    for point in view.points:
+        interval = intervals[point.x]
+        if interval is not None:
+            cells = (values.percent(view.efficiency_measured(point)), values.percent(interval.low),
+                     values.percent(interval.high))  # fmt: skip
+            rows.append(("of medians, with its 95 % interval", values.plain(point.x), "", *cells))
+    rows += _series_rows("predicted", predicted, values.percent)
+    rows += _series_rows("bound without communication (predicted)", bound, values.percent)
+    rows += _series_rows("ideal", [(x, 1.0) for x in _xs(view)], values.percent)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
+        axes.axhline(100, **IDEAL_LINE)
+        for point in view.points:
+            drawn = [view.efficiency_measured(point, value_s) for value_s in point.job_values_s]
+            shares = [100 * value for value in drawn if value is not None]
+            draw_jobs(axes, point.x, shares, hollow=point.oversubscribed, points=len(view.points))
+            interval = intervals[point.x]
+            if interval is not None:
+                draw_interval(axes, point.x, 100 * interval.low, 100 * interval.high)
+        handles: list[Any] = measured_key(view.points) if view.efficiency_known else []
+        handles += [interval_key()] if any(intervals.values()) else []
+        handles += [predicted_key()] if draw_line(axes, _percents(predicted), PREDICTED_LINE) else []
+        handles += [bound_key()] if draw_line(axes, _percents(bound), BOUND_LINE) else []
+        scaled_axis(axes, _xs(view), scaled_name(view))
+        shown = [row[3].number for row in rows if isinstance(row[3], Value) and row[3].number is not None]
+        _percent_axis(axes, shown, zero=view.is_measured)
+        axes.set_ylabel("efficiency, %" if view.mode != "throughput" else "structures/s relative to base, %")
+        legend(figure, [*handles, ideal_key()])
+    name = "Efficiency" if view.mode != "throughput" else "Rate of structures"
+    base_s = _base_s(view)
+    absolute = f", T = {seconds(base_s)}" if base_s is not None else " (not measured: no efficiency)"
+    return Picture(
+        name=f"{view.name}-efficiency", figure=figure, description=f"efficiency against {scaled_name(view)}",
+        caption=f"{name} against the {base_place(view)} point{absolute}. "
+        f"{'Each mark is one job against the base median' if view.is_measured else 'Predicted, not measured'}.",
+        data=series_table(f"{view.name}-efficiency-data", view, Column(name="efficiency", numeric=True,
+                                                                       csv_name="efficiency_percent"), rows),
+    )  # fmt: skip
+
+
+def _percents(pairs: Pairs) -> Pairs:
+    return [(x, None if value is None else 100 * value) for x, value in pairs]
+
+
+def _percent_axis(axes: Any, shown: Sequence[float], *, zero: bool) -> None:
+    """From zero where runs were measured; predictions, close to 100 %, from a tenth below the least."""
+    low = 0.0 if zero else max(0.0, 10 * ((min(shown) - 5) // 10))
+    axes.set_ylim(low, max(shown) + 0.05 * (max(shown) - low))
+
+
+def rate(view: StudyView) -> Picture | None:
+    """Structures per second over what is scaled: jobs, and the prediction; None where structures are not known."""
+
+    def shown(point: Point, value_s: float) -> float | None:
+        structures = point.any_record.structures
+        return structures / value_s if structures else None
+
+    predicted: Pairs = [
+        (point.x, None if point.predicted_s is None else shown(point, point.predicted_s)) for point in view.points
+    ]
+    rows = _job_rows(view, shown, values.plain) + _series_rows("predicted", predicted, values.plain)
+    if not rows:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
+        for point in view.points:
+            drawn = [shown(point, value_s) for value_s in point.job_values_s]
+            kept = [value for value in drawn if value is not None]
+            draw_jobs(axes, point.x, kept, hollow=point.oversubscribed, points=len(view.points))
+        handles: list[Any] = measured_key(view.points)
+        handles += [predicted_key()] if draw_line(axes, predicted, PREDICTED_LINE) else []
+        scaled_axis(axes, _xs(view), scaled_name(view))
+        numbers = [row[3].number for row in rows if isinstance(row[3], Value) and row[3].number is not None]
+        axes.set_ylim(0, 1.08 * max(numbers, default=1))
+        axes.set_ylabel("structures per second")
+        legend(figure, handles)
+    return Picture(
+        name=f"{view.name}-rate", figure=figure, description=f"structures per second against {scaled_name(view)}",
+        caption=f"Structures per second of all ranks. {_marks(view)}, turned into a rate.",
+        data=series_table(f"{view.name}-rate-data", view, Column(name="structures per second", numeric=True,
+                                                                 csv_name="structures_per_s"), rows),
+    )  # fmt: skip
+
+
+def _bars(
+    rows: Sequence[tuple[str, dict[str, float], bool]], order: Sequence[str], colours: dict[str, str],
+    names: dict[str, str], label: str, ideal: float | None,
+) -> Figure:  # fmt: skip
+    """Stacked horizontal bars (label, part -> length, hatched), the hatched one close below its solid one."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes((SIZE[0], 1.3 + 0.34 * max(len(rows), 2)))
+        place_y, places = 0.0, []
+        pairs = len({is_prediction for _, _, is_prediction in rows}) > 1
+        for number, (_, parts, is_prediction) in enumerate(rows):
+            place_y += 0.0 if number == 0 else (0.82 if is_prediction and pairs else 1.15 if pairs else 0.95)
+            places.append(place_y)
             left = 0.0
-            for phase in PHASE_ORDER:
+            for part in order:
                 axes.barh(
-                    place, phases.get(phase, 0.0), left=left, height=0.68, color=PHASE_COLOURS[phase],
+                    place_y, parts.get(part, 0.0), left=left, height=0.68, color=colours[part],
                     hatch="////" if is_prediction else None, edgecolor="white", linewidth=0.5,
                 )  # fmt: skip
-                left += phases.get(phase, 0.0)
-        axes.set_yticks(places, [label for label, _, _ in rows])
+                left += parts.get(part, 0.0)
+        if ideal is not None:
+            axes.axvline(ideal, **{**IDEAL_LINE, "zorder": 5, "color": "#22262e", "linewidth": 1.0})
+        axes.set_yticks(places, [text for text, _, _ in rows])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("seconds of one step (hatched: predicted)")
-        shown = [phase for phase in PHASE_ORDER if any(phases.get(phase, 0) > 0 for _, phases, _ in rows)]
-        handles = [Patch(color=PHASE_COLOURS[phase], label=PHASE_NAMES[phase]) for phase in shown]
-        figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1.0, columnspacing=1.2)
+        axes.set_xlabel(label)
+        handles = [Patch(color=colours[part], label=names.get(part, part)) for part in order]
+        columns = 2 if max(len(names.get(part, part)) for part in order) > 18 else 4
+        legend(figure, handles, columns=columns)
         return figure
 
 
-def scatter_figure(views: Sequence[StudyView]) -> Figure:
+def _scale(view: StudyView, point: Point) -> float:
+    """What seconds of a bar are multiplied by: 1, or 100 / ideal step where the ideal changes from point to point."""
+    base_s = _base_s(view)
+    if view.mode == "weak" or base_s is None:
+        return 1.0
+    return 100 / view.ideal_s(point, base_s)
+
+
+def _bar_label(view: StudyView, hatched: bool) -> tuple[str, float | None]:
+    """Label of the bars' axis, and where the ideal lies on it."""
+    note = " (hatched: predicted)" if hatched else ""
+    base_s = _base_s(view)
+    if view.mode == "weak" or base_s is None:
+        return f"seconds of one step{note}", base_s
+    return f"% of the ideal step{note}", 100.0
+
+
+def _parts_table(
+    name: str, view: StudyView, kind: str, csv_name: str, rows: Sequence[tuple[str, Point, dict[str, float]]],
+    names: dict[str, str],
+) -> Table:  # fmt: skip
+    """Seconds of each part of each bar, and the length drawn where it is another."""
+    columns = (
+        Column(name="result"), Column(name=scaled_name(view), numeric=True, csv_name=view.scaled), Column(name=kind),
+        Column(name="time in a step", numeric=True, csv_name=csv_name),
+        Column(name="% of the ideal step", numeric=True, csv_name="percent_of_ideal"),
+    )  # fmt: skip
+    base_s = _base_s(view)
+    cells = [
+        (result, values.plain(point.x), names.get(part, part), values.time(value_s),
+         values.NOT_KNOWN if base_s is None else values.percent(value_s / view.ideal_s(point, base_s)))
+        for result, point, parts in rows for part, value_s in parts.items()
+    ]  # fmt: skip
+    return Table(name=name, columns=columns, rows=tuple(cells))
+
+
+def phases(view: StudyView) -> Picture | None:
+    """Phases of a step, the measured bar above the predicted one of each point; None where no phase is known."""
+    found: list[tuple[str, Point, dict[str, float]]] = []
+    for point in view.points:
+        found += [
+            (result, point, parts)
+            for result, parts in (("measured", point.phases_measured()), ("predicted", point.phases_predicted()))
+            if parts
+        ]
+    if not found:
+        return None
+    both = len({result for result, _, _ in found}) > 1
+    rows = []
+    for result, point, parts in found:
+        scale = _scale(view, point)
+        text = f"{place(point)}{' *' if point.oversubscribed else ''}{f', {result}' if both else ''}"
+        rows.append((text, {part: scale * value_s for part, value_s in parts.items()}, result == "predicted"))
+    order = [phase for phase in PHASE_ORDER if any(parts.get(phase, 0) > 0 for _, parts, _ in rows)]
+    label, ideal = _bar_label(view, both)
+    starred = " * oversubscribed." if any(point.oversubscribed for _, point, _ in found) else ""
+    return Picture(
+        name=f"{view.name}-phases", figure=_bars(rows, order, PHASE_COLOURS, PHASE_NAMES, label, ideal),
+        description="phases of one step as stacked bars, one bar for each point and result",
+        caption="Phases of one step, mean over ranks, median over steps and jobs"
+        f"{'' if view.is_measured else '; predicted, not measured'}. The upright line is the ideal step.{starred}",
+        data=_parts_table(f"{view.name}-phases-data", view, "phase", "phase_s", found, PHASE_NAMES),
+    )  # fmt: skip
+
+
+def causes(view: StudyView) -> Picture | None:
+    """Predicted causes of a step's seconds, over all phases; None where the predictions do not record them."""
+    found = [("predicted", point, point.causes_predicted()) for point in view.points if point.causes_predicted()]
+    if not found:
+        return None
+    largest: dict[str, float] = {}
+    for _, point, parts in found:
+        for cause, value_s in parts.items():
+            largest[cause] = max(largest.get(cause, 0.0), _scale(view, point) * value_s)
+    order = [cause for cause in sorted(largest, key=lambda name: -largest[name]) if largest[cause] > 0]
+    shown, rest = order[:MOST_CAUSES], order[MOST_CAUSES:]
+    rows = []
+    for _, point, parts in found:
+        scale = _scale(view, point)
+        bar = {cause: scale * parts.get(cause, 0.0) for cause in shown}
+        bar |= {"others": scale * sum(parts.get(cause, 0.0) for cause in rest)} if rest else {}
+        rows.append((place(point), bar, True))
+    order = [*shown, *(["others"] if rest else [])]
+    colours = dict(zip(order, CAUSE_COLOURS, strict=False))
+    label, ideal = _bar_label(view, False)
+    return Picture(
+        name=f"{view.name}-causes", figure=_bars(rows, order, colours, {}, label, ideal),
+        description="predicted seconds of one step by cause as stacked bars, one for each point",
+        caption="Predicted causes of the seconds of one step, over all phases; communication is what is not hidden "
+        "behind computing. Predicted, not measured. The upright line is the ideal step.",
+        data=_parts_table(f"{view.name}-causes-data", view, "cause", "cause_s",
+                          [(result, point, {name: value for name, value in parts.items() if value}) for result, point,
+                           parts in found], {}),
+    )  # fmt: skip
+
+
+def scatter(views: Sequence[StudyView]) -> Picture | None:
     """Predicted against measured step time of every point, with the diagonal of a perfect prediction."""
     points = paired(views)
+    if not points:
+        return None
     with matplotlib.rc_context(STYLE):
-        figure, axes = _new_axes((SIZE[0], 4.6))
-        values = [value for point in points for value in (*point.job_values_s, point.predicted_s or 0)]
-        low, high = min(values) / 1.4, max(values) * 1.4
+        figure, axes = new_axes((SIZE[0], 4.6))
+        shown = [value for point in points for value in (*point.job_values_s, point.predicted_s or 0)]
+        low, high = min(shown) / 1.4, max(shown) * 1.4
         axes.fill_between([low, high], [0.8 * low, 0.8 * high], [1.2 * low, 1.2 * high], color="#eef1f5", zorder=1)
-        axes.plot([low, high], [low, high], color=IDEAL_COLOUR, linewidth=1.2, zorder=2)
-        markers = dict(zip(dict.fromkeys(point.study for point in points), ("o", "s", "^", "v", "P"), strict=False))
+        axes.plot([low, high], [low, high], **IDEAL_LINE)
+        markers = _study_markers(points)
         for point in points:
             axes.plot(
                 list(point.job_values_s), [point.predicted_s or 0.0] * len(point.jobs), linestyle="none",
-                marker=markers.get(point.study, "X"), markersize=6.5, color=MEASURED_COLOUR, markeredgewidth=1.3,
+                marker=markers[point.study], markersize=6.5, color=MEASURED_COLOUR, markeredgewidth=1.3,
                 markerfacecolor="white" if point.oversubscribed else MEASURED_COLOUR, zorder=4,
             )  # fmt: skip
             axes.annotate(
-                f"{point.ranks}", (max(point.job_values_s), point.predicted_s or 0), xytext=(7, -4),
-                textcoords="offset points", fontsize=9, color="#5b616b",
+                f"{point.x:g}", (max(point.job_values_s), point.predicted_s or 0), xytext=(7, -4),
+                textcoords="offset points", fontsize=9, color=SOFT_COLOUR,
             )  # fmt: skip
         for set_scale in (axes.set_xscale, axes.set_yscale):
             set_scale("log")
@@ -248,45 +399,37 @@ def scatter_figure(views: Sequence[StudyView]) -> Figure:
         axes.set_xlabel("measured time of one step, s (each job)")
         axes.set_ylabel("predicted time of one step, s")
         handles: list[Any] = [
-            matplotlib.lines.Line2D([], [], linestyle="none", marker=marker, color=MEASURED_COLOUR, label=study)
+            Line2D([], [], linestyle="none", marker=marker, color=MEASURED_COLOUR, label=study)
             for study, marker in markers.items()
         ]
-        handles.append(matplotlib.lines.Line2D([], [], color=IDEAL_COLOUR, linewidth=1.2, label="equal"))
+        handles.append(Line2D([], [], color=IDEAL_COLOUR, linewidth=1.2, label="equal"))
         handles.append(Patch(color="#e3e7ed", label="within 20 %"))
-        _legend(axes, handles)
-        return figure
+        legend(figure, handles, columns=3)
+    hollow = " Hollow: oversubscribed." if any(point.oversubscribed for point in points) else ""
+    return Picture(
+        name="prediction-scatter", figure=figure, description="predicted against measured time of one step",
+        caption="Each mark is one job; the number beside a group is its ranks (or structures per rank). On the line "
+        f"the prediction equals the measurement; above it the prediction is too long.{hollow}",
+        data=_scatter_table(points),
+    )  # fmt: skip
 
 
-def _spread(counts: Sequence[int], most: int = 6) -> list[int]:
-    """At most ``most`` of ascending counts, the last among them, so far apart that their labels do not touch."""
-    least = (counts[-1] / counts[0]) ** (1 / most)
-    chosen: list[int] = []
-    for count in reversed(counts):
-        if not chosen or chosen[-1] / count >= least:
-            chosen.append(count)
-    return chosen[::-1]
+def _study_markers(points: Sequence[Point]) -> dict[str, str]:
+    shapes = ("o", "s", "^", "v", "P", "D", "<", ">", "p", "h", "*", "d")
+    studies = list(dict.fromkeys(point.study for point in points))
+    return {study: shapes[number % len(shapes)] for number, study in enumerate(studies)}
 
 
-def continuation_figure(view: StudyView, published: PublishedRun | None) -> Figure:
-    """Predicted weak or strong efficiency up to a full machine, the published value as a star."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _new_axes()
-        axes.axhline(100, color=IDEAL_COLOUR, linewidth=1.2, zorder=2)
-        line = [(point.ranks, view.efficiency_predicted(point)) for point in view.points]
-        drawn = [(ranks, 100 * value) for ranks, value in line if value is not None]
-        axes.plot([ranks for ranks, _ in drawn], [value for _, value in drawn], **PREDICTED_LINE)
-        handles = [_predicted_key(), _ideal_key()]
-        lows = [value for _, value in drawn]
-        counts = [ranks for ranks, _ in drawn]
-        if published is not None:
-            star: dict[str, Any] = {"linestyle": "none", "marker": "*", "markersize": 13, "color": PUBLISHED_COLOUR}
-            full = max(counts)
-            axes.plot([full], [published.efficiency_percent(view.mode)], zorder=5, **star)
-            handles.insert(1, matplotlib.lines.Line2D([], [], label="published", **star))
-            lows.append(published.efficiency_percent(view.mode))
-        _ranks_axis(axes, _spread(counts))
-        axes.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
-        axes.set_ylim(max(0.0, 10 * ((min(lows) - 10) // 10)), 104)
-        axes.set_ylabel(f"{view.mode} efficiency, %")
-        _legend(axes, handles)
-        return figure
+def _scatter_table(points: Sequence[Point]) -> Table:
+    columns = (
+        Column(name="study"), Column(name="scaled"), Column(name="x", numeric=True),
+        Column(name="attempt", numeric=True),
+        Column(name="measured", numeric=True, csv_name="measured_s"),
+        Column(name="predicted", numeric=True, csv_name="predicted_s"), Column(name="oversubscribed"),
+    )  # fmt: skip
+    rows = [
+        (point.study, scaled_name(point), values.plain(point.x), values.count(job.attempt), values.time(value_s),
+         values.time(point.predicted_s), "yes" if point.oversubscribed else "no")
+        for point in points for job, value_s in zip(point.jobs, point.job_values_s, strict=True)
+    ]  # fmt: skip
+    return Table(name="prediction-scatter-data", columns=columns, rows=tuple(rows))

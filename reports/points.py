@@ -177,6 +177,11 @@ class StudyView:
     def base(self) -> Point | None:
         return next((point for point in self.points if point.is_base), None)
 
+    @property
+    def efficiency_known(self) -> bool:
+        """Whether the base point was measured, so that measured efficiencies exist."""
+        return self.base is not None and self.base.measured is not None
+
     def ideal_s(self, point: Point, base_step_s: float) -> float:
         """Step time of an ideal machine at a point [s], from the base point's."""
         return ratios.ideal_step_s(self.mode, base_step_s, self.base_x, point.x)

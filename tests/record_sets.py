@@ -55,6 +55,22 @@ def rank_times(ranks: int, step_s: float) -> RankTimes:
     return RankTimes(step_s=(step_s,) * ranks, busy_s=tuple(step_s - wait for wait in waits), wait_s=waits)
 
 
+def provenance(ranks: int = 1, **changes: Any) -> dict[str, Any]:
+    """All that a record must have, of a local run."""
+    values: dict[str, Any] = {
+        "code_revision": "abc1234", "code_diff": "not applicable: nothing changed since", "code_version": "0.1.0+12ab",
+        "lock_digest": "99aa88bb", "modules": [], "environment": {"OMP_NUM_THREADS": "1"}, "host": "testhost",
+        "node_list": ["testhost"], "operating_system": "Linux 6.1, Debian 12, x86_64",
+        "devices": ["CPU, one thread"] * ranks, "clocks": {"testhost": {"governor": "performance", "max_mhz": 2400}},
+        "driver": "not applicable: no GPU", "library_versions": {"python": "3.11.2", "torch": "2.13.0"},
+        "placement": [{"host": "testhost", "cores": [rank % 2]} for rank in range(ranks)],
+        "resolved_config": {"run": {"steps": 5}}, "seeds": {"weights": 0, "order": 0},
+        "job_id": "not applicable: local run", "start": "2026-11-22T11:00:00+00:00",
+        "end": "2026-11-22T11:00:03+00:00",
+    }  # fmt: skip
+    return {**values, **changes}
+
+
 def record(**changes: Any) -> Record:
     """A good measured record of 1 rank with three steps of about 0.1 s, with the given fields changed."""
     step_s = changes.get("step_s", (0.1, 0.102, 0.099))
@@ -73,7 +89,7 @@ def record(**changes: Any) -> Record:
         "executed_flops": None if flops is None else 1.2 * flops, "workload": workload(flops or 0.0) if flops else {},
         "peak": peak(ranks), "ceilings": ceilings(ranks),
         "memory_bytes": 300 * 2**20, "oversubscribed": ranks > 2,
-        "provenance": {"git_revision": "abc1234", "host": "testhost", "versions": {"torch": "2.13.0"}},
+        "provenance": provenance(ranks),
     }  # fmt: skip
     return Record(**{**values, **changes})
 
@@ -131,13 +147,14 @@ def continuation() -> list[Record]:
 
 
 def jobs(base_s: float, number: int, **changes: Any) -> list[Record]:
-    """Good jobs of one point whose medians are base_s and 0.5 % more each time, one after the other on one node."""
+    """Good jobs of one point whose medians are base_s and 0.5 % more each time; points take turns on one node."""
     made = []
     for repeat in range(number):
-        time_s, start = base_s * (1 + 0.005 * repeat), f"2026-11-22T11:{changes.get('ranks', 1):02d}:"
+        time_s, place = base_s * (1 + 0.005 * repeat), int(changes.get("scale") or changes.get("ranks", 1))
         fixed = {"attempt": repeat + 1, "repeat": repeat, "repeats_planned": number, "nodes": 1,
-                 "submitted_at": "2026-11-22T10:00:00+00:00", "started_at": f"{start}{5 * repeat:02d}+00:00",
-                 "ended_at": f"{start}{5 * repeat + 3:02d}+00:00"}  # fmt: skip
+                 "submitted_at": "2026-11-22T10:00:00+00:00",
+                 "started_at": f"2026-11-22T11:{repeat:02d}:{place:02d}+00:00",
+                 "ended_at": f"2026-11-22T11:{repeat:02d}:{place + 3:02d}+00:00"}  # fmt: skip
         made.append(record(step_s=(time_s, 1.01 * time_s, 0.99 * time_s), **{**fixed, **changes}))
     return made
 

@@ -1,0 +1,61 @@
+"""Numbers as cells of tables: text for people, the number in SI units for sorting and CSV. It owns no number.
+
+What is not known is "n/a" without a number. Ratios keep their number as a fraction's percent, as the column says.
+"""
+
+from __future__ import annotations
+
+from reports import wording
+from reports.document import Tone, Value
+
+NOT_KNOWN = Value(text="n/a")
+
+
+def time(value_s: float | None, tone: Tone = "") -> Value:
+    """A time; number in seconds."""
+    return NOT_KNOWN if value_s is None else Value(text=wording.seconds(value_s), number=value_s, tone=tone)
+
+
+def percent(fraction: float | None, tone: Tone = "", digits: int = 1) -> Value:
+    """A fraction as percent; number in percent."""
+    if fraction is None:
+        return NOT_KNOWN
+    return Value(text=f"{100 * fraction:.{digits}f} %", number=100 * fraction, tone=tone)
+
+
+def signed_percent(fraction: float | None, tone: Tone = "") -> Value:
+    """A change or an error with its sign; number in percent."""
+    if fraction is None:
+        return NOT_KNOWN
+    return Value(text=wording.signed_percent(fraction), number=100 * fraction, tone=tone)
+
+
+def percent_range(low: float | None, high: float | None) -> Value:
+    """Two ends of an interval of fractions as percent; number: the lower end."""
+    if low is None or high is None:
+        return NOT_KNOWN
+    return Value(text=f"{100 * low:.1f} to {100 * high:.1f} %", number=100 * low)
+
+
+def count(number: float | None, tone: Tone = "") -> Value:
+    """A count of things."""
+    return NOT_KNOWN if number is None else Value(text=f"{number:,.0f}", number=number, tone=tone)
+
+
+def plain(number: float | None, tone: Tone = "") -> Value:
+    """A dimensionless or already named number with three digits."""
+    return NOT_KNOWN if number is None else Value(text=f"{number:,.3g}", number=number, tone=tone)
+
+
+def memory(value_bytes: float | None, tone: Tone = "") -> Value:
+    """An amount of memory; number in bytes."""
+    return (
+        NOT_KNOWN if not value_bytes else Value(text=wording.binary_bytes(value_bytes), number=value_bytes, tone=tone)
+    )
+
+
+def flops_rate(flops_per_s: float | None, tone: Tone = "") -> Value:
+    """A rate of FLOPs; number in FLOP/s."""
+    if flops_per_s is None:
+        return NOT_KNOWN
+    return Value(text=wording.flops_rate(flops_per_s), number=flops_per_s, tone=tone)
