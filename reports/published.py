@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRun:
-    """Published scaling results of one model on one full machine. Efficiencies and peak share in percent."""
+    """Published scaling results of one model on one full machine. Efficiencies and shares of peak in percent.
+
+    flops_per_s, percent_of_peak: over the training loop ("peak"); sustained: over the whole wall time.
+    """
 
     machine: str
     model: str
     flops_per_s: float
     percent_of_peak: float
+    sustained_flops_per_s: float
+    sustained_percent_of_peak: float
     weak_efficiency_percent: float
     strong_efficiency_percent: float
     num_devices: int
@@ -31,6 +36,8 @@ PUBLISHED_RUNS = (
         model="matris-moe-l",
         flops_per_s=1.2e18,
         percent_of_peak=24.41,
+        sustained_flops_per_s=1.033e18,
+        sustained_percent_of_peak=21.02,
         weak_efficiency_percent=90.3,
         strong_efficiency_percent=50.60,
         num_devices=40_960,  # 20,480 nodes of 2 CPUs
@@ -42,6 +49,8 @@ PUBLISHED_RUNS = (
         model="matris-moe-l",
         flops_per_s=1.0e18,
         percent_of_peak=35.52,
+        sustained_flops_per_s=762.3e15,
+        sustained_percent_of_peak=25.84,
         weak_efficiency_percent=93.78,
         strong_efficiency_percent=53.93,
         num_devices=45_056,  # 5,632 nodes of 8
