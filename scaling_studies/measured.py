@@ -1,71 +1,124 @@
-"""From the folder of one finished training run to its measured record.
+"""From the folder of one ended attempt to its measured record.
 
-It owns reading the trainer's ``run.json`` and ``steps.jsonl`` and the checks that make an attempt count; it does not
-own starting runs (``local``) nor the FLOP formulas (``perfmodel.workload``).
+It owns putting the record together; it does not own starting jobs (``runner``), reading their files
+(``attempt_files``), whether an attempt counts (``attempt_checks``, ``provenance``), nor the formulas of the work
+(``perfmodel``).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfmodel.workload import Counts, step_flops
-from scaling_studies.cells import COUNT_NAMES, Cell
-from scaling_studies.records import DONE, INVALID, MEASURED, Peak, RankCounts, Record
+from perfmodel.machine import Machine
+from scaling_studies import code_version, provenance
+from scaling_studies.attempt_checks import invalid_reasons
+from scaling_studies.attempt_files import (
+    AttemptFiles,
+    UnreadableRun,
+    clock_shift_s,
+    clock_step_s,
+    end_before_begin,
+    job_seconds,
+    rank_counts,
+    read_attempt,
+    read_run,
+)
+from scaling_studies.cells import Cell
+from scaling_studies.limits import ceilings_of, devices_used, peak_of
+from scaling_studies.predicted import cell_work, expert_rows, phase_workload
+from scaling_studies.records import DONE, INVALID, Ceiling, Peak, RankTimes, Record
+from scaling_studies.statistics import trend
 
-RUN_SCHEMA = "janus.run/1"
+__all__ = ["Host", "UnreadableRun", "measured_record", "read_run"]
 
-
-class UnreadableRun(Exception):
-    """A run folder that gives no record; the message says why."""
+METHOD = "janus train, monotonic clock"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """The host a local study runs on. core_peaks: dtype -> matrix-product ceiling of one core, where it is known."""
+    """The machine that jobs run on, as its file describes it: a calibrated host, or one of the catalogue."""
 
-    name: str
-    num_cores: int
-    core_peaks: dict[str, Peak]
+    machine: Machine
 
-    def peak_of(self, ranks: int, dtype: str) -> Peak | None:
-        """The ceiling of the cores that ``ranks`` single-threaded ranks can use: never more than the host has."""
-        peak = self.core_peaks.get(dtype)
-        return peak.times(min(ranks, self.num_cores)) if peak is not None else None
+    @property
+    def name(self) -> str:
+        return self.machine.name
+
+    def peak_of(self, ranks: int, dtype: str, threads: int = 1) -> Peak | None:
+        """The peak of all devices that a job uses together, None where it is not known."""
+        return peak_of(self.machine, dtype, ranks, threads)
+
+    def ceilings_of(self, ranks: int, threads: int = 1) -> tuple[Ceiling, ...]:
+        """What the roofline is drawn with: of all devices that a job uses together."""
+        return ceilings_of(self.machine, ranks, threads)
+
+    def is_oversubscribed(self, ranks: int, threads: int = 1) -> bool:
+        """Whether a job has more ranks and threads than its devices."""
+        per_rank = max(1, threads) if self.machine.is_calibrated_host else 1
+        return ranks * per_rank > devices_used(self.machine, ranks, threads)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def measured_record(cell: Cell, attempt: Record, folder: Path, host: Host) -> Record:
+    """The record of an attempt whose run is done: DONE, or INVALID with every reason why it may not count.
+
+    attempt: its record so far, whose identity, submission and job id are kept; folder: of the attempt.
+    Raises UnreadableRun when the folder gives no record.
+    """
+    files = read_attempt(folder)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnreadableRun(f"the run left no {path.name}") from None
-    except (OSError, ValueError) as error:
-        raise UnreadableRun(f"{path.name} cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise UnreadableRun(f"{path.name} holds no table")
-    return values
+        return _record(cell, attempt, files, folder, host)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableRun(f"the run's files lack what a record needs ({error!r})") from None
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """``run.json`` and the lines of ``steps.jsonl`` of one run. Raises UnreadableRun unless both are whole."""
-    run = _read_json(folder / "run.json")
-    if run.get("schema") != RUN_SCHEMA:
-        raise UnreadableRun(f"run.json has schema {run.get('schema')!r}, this program reads {RUN_SCHEMA!r}")
-    if run.get("status") != "done":
-        raise UnreadableRun(f"the run ended with status {run.get('status')!r}")
-    try:
-        lines = (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-        return run, [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UnreadableRun(f"steps.jsonl cannot be read ({error})") from None
+def _record(cell: Cell, attempt: Record, files: AttemptFiles, folder: Path, host: Host) -> Record:
+    run, used = files.run, files.steps[cell.study.warm_up_steps :]
+    warm_up = files.steps[: cell.study.warm_up_steps]
+    step_s = tuple(clock_step_s(cell.study.clock, step) for step in used)
+    known = provenance.of_attempt(
+        run, files.settings, files.begin, files.end, _code_of(files, folder.parent.parent), order_seed=cell.study.seed
+    )
+    reasons = [*invalid_reasons(cell, files), *_missing(known)]
+    wall_s = None if end_before_begin(files.begin, files.end) else _duration(run.get("wall_s"))
+    work, threads = cell_work(cell), cell.executor.threads
+    memory = [int(value) for value in run.get("peak_memory_bytes") or () if value]
+    times_are_good = all(value > 0 for value in step_s)  # a record refuses others; the reason names them
+    return dataclasses.replace(
+        attempt, method=METHOD, machine=host.name, layout=dict(run.get("layout") or {}),
+        state=INVALID if reasons else DONE, reason="; ".join(reasons), nodes=_num_hosts(run) or attempt.nodes,
+        started_at=files.begin.get("utc"), ended_at=files.end.get("utc"),
+        counts_per_rank=rank_counts(used[0]) if used else (),
+        warm_up_step_s=tuple(clock_step_s(cell.study.clock, step) for step in warm_up),
+        step_s=step_s if times_are_good else (), phase_s=_phases(used) if times_are_good else {},
+        rank_times=_rank_times(used) if used else None,
+        start_up_s=_duration(run.get("start_up_s")), loop_s=_duration(run.get("loop_s")), wall_s=wall_s,
+        model_flops=work.flops_model, executed_flops=work.flops_executed, workload=phase_workload(work),
+        expert_rows_per_rank=expert_rows(work), peak=host.peak_of(cell.ranks, cell.study.dtype, threads),
+        ceilings=host.ceilings_of(cell.ranks, threads), memory_bytes=max(memory) if memory else None,
+        oversubscribed=bool(run.get("oversubscribed")) or host.is_oversubscribed(cell.ranks, threads),
+        facts=attempt.facts | _facts(cell, files, step_s if times_are_good else ()), provenance=known,
+    )  # fmt: skip
 
 
-def _rank_counts(step: dict[str, Any]) -> tuple[RankCounts, ...]:
-    entries = sorted(step["ranks"], key=lambda entry: entry["rank"])
-    return tuple(RankCounts(**{name: entry[name] for name in ("structures", *COUNT_NAMES)}) for entry in entries)
+def _rank_times(steps: Sequence[dict[str, Any]]) -> RankTimes:
+    """Medians over the steps, rank by rank; busy is what is not waiting in the step's first collective."""
+    by_rank = [sorted(step["ranks"], key=lambda entry: entry["rank"]) for step in steps]
+
+    def medians(value: str) -> tuple[float, ...]:
+        return tuple(
+            statistics.median(
+                entry["step_s"] - entry["wait_s"] if value == "busy_s" else entry[value] for entry in entries
+            )
+            for entries in zip(*by_rank, strict=True)
+        )
+
+    return RankTimes(step_s=medians("step_s"), busy_s=medians("busy_s"), wait_s=medians("wait_s"))
 
 
 def _phases(steps: Sequence[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
@@ -79,83 +132,44 @@ def _phases(steps: Sequence[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def invalid_reason(cell: Cell, run: dict[str, Any], steps: Sequence[dict[str, Any]]) -> str:
-    """Why a finished run may not count as an attempt at this cell; empty when it may."""
-    wanted = cell.study.warm_up_steps + cell.study.steps
-    if run.get("world_size") != cell.ranks:
-        return f"ran on {run.get('world_size')} ranks, the cell has {cell.ranks}"
-    if len(steps) != wanted:
-        return f"recorded {len(steps)} steps, the study asks for {wanted}"
-    tolerance = cell.study.work_tolerance
-    planned = sorted(entry.work for entry in cell.counts_per_rank)
-    for step in steps:
-        found = sorted(entry.work for entry in _rank_counts(step))
-        if len(found) != len(planned):
-            return f"step {step['step']} reports {len(found)} ranks, the cell has {len(planned)}"
-        for work, plan in zip(found, planned, strict=True):
-            if abs(work - plan) > tolerance * plan:
-                return (
-                    f"work of a rank in step {step['step']} is {work}, planned {plan}: "
-                    f"not constant within {100 * tolerance:g} %"
-                )
-        loss = step.get("loss")
-        if not isinstance(loss, int | float) or loss != loss or abs(loss) == float("inf"):
-            return f"loss of step {step['step']} is not finite"
-    return ""
+def _num_hosts(run: Mapping[str, Any]) -> int | None:
+    hosts = (run.get("provenance") or {}).get("hosts")
+    return len(hosts) if hosts else None
 
 
-def total_flops(cell: Cell, counts: Sequence[RankCounts]) -> tuple[float, float]:
-    """Model and executed FLOPs of one step over all ranks, by the formulas of perfmodel."""
-    parts = [
-        step_flops(
-            cell.study.model_config,
-            Counts(structures=entry.structures, atoms=entry.atoms, edges=entry.edges, bonds=entry.bonds,
-                   angles=entry.angles),
-            recompute=cell.study.recompute,
-        )
-        for entry in counts
-    ]  # fmt: skip
-    return sum(part.model_total for part in parts), sum(part.executed_total for part in parts)
+def _duration(value: Any) -> float | None:
+    """A duration, or None for what cannot be one."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else None
 
 
-def measured_record(cell: Cell, folder: Path, host: Host, *, attempt: int, repeat: int, command: str) -> Record:
-    """The record of one finished run, DONE or INVALID. Raises UnreadableRun when the folder gives none."""
-    run, all_steps = read_run(folder)
-    try:
-        reason = invalid_reason(cell, run, all_steps)
-        steps = all_steps[cell.study.warm_up_steps :]
-        counts = _rank_counts(steps[0]) if steps else ()
-        model_flops, executed_flops = total_flops(cell, counts)
-        memory = [int(value) for value in _as_list(run.get("peak_memory_bytes")) if value]
-        return Record(
-            **identity(cell), source=MEASURED, method="janus train, wall clock", machine=host.name,
-            layout=dict(run.get("layout") or {}), state=INVALID if reason else DONE, reason=reason,
-            attempt=attempt, repeat=repeat, counts_per_rank=counts,
-            warm_up_step_s=tuple(float(step["step_s"]) for step in all_steps[: cell.study.warm_up_steps]),
-            step_s=tuple(float(step["step_s"]) for step in steps), phase_s=_phases(steps),
-            start_up_s=run.get("start_up_s"), wall_s=run.get("wall_s"),
-            model_flops=model_flops, executed_flops=executed_flops, peak=host.peak_of(cell.ranks, cell.study.dtype),
-            memory_bytes=max(memory) if memory else None, oversubscribed=cell.ranks > host.num_cores,
-            facts={"first loss": all_steps[0].get("loss"), "last loss": all_steps[-1].get("loss")} if all_steps else {},
-            provenance={**dict(run.get("provenance") or {}), "command of the study": command},
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnreadableRun(f"the run's files lack what a record needs ({error!r})") from None
+def _code_of(files: AttemptFiles, study: Path) -> dict[str, Any]:
+    """Revision, diff and distributions as the job found them; where it could not read the repository, as they are now
+    if the sources are still those that ran."""
+    code = dict(files.begin.get("code") or {})
+    if code.get("revision") is None and code:
+        state = code_version.source_state()
+        if state.version == code.get("version"):
+            state.keep(study)
+            code |= {"revision": state.revision, "diff": state.diff}
+    return code
 
 
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _missing(known: Mapping[str, Any]) -> list[str]:
+    gaps = provenance.missing(known)
+    return [f"provenance is missing: {', '.join(gaps)}"] if gaps else []
 
 
-def identity(cell: Cell) -> dict[str, Any]:
-    """The fields that every record of a cell shares, measured or predicted."""
-    study = cell.study
-    return {
-        "study": study.name, "question": study.question, "mode": study.mode, "cell_id": cell.id,
-        "repeats_planned": study.repeats, "ranks": cell.ranks, "base_ranks": study.base, "model": study.model,
-        "dtype": study.dtype,
-    }  # fmt: skip
+def _facts(cell: Cell, files: AttemptFiles, step_s: Sequence[float]) -> dict[str, Any]:
+    """What people may want to know beside the numbers."""
+    facts: dict[str, Any] = {"threads per rank": cell.executor.threads}
+    if files.steps:
+        facts |= {"first loss": files.steps[0].get("loss"), "last loss": files.steps[-1].get("loss")}
+    if step_s:
+        found = trend(step_s)
+        how = "" if found.p_value is None else f" (Spearman {found.correlation:.2f}, p {found.p_value:.2g})"
+        facts["steps after warm-up"] = f"{found.words}{how}"
+    if (job_s := job_seconds(files.begin, files.end)) is not None:
+        facts["job_s"] = job_s
+    if shift_s := clock_shift_s(files.begin, files.end):
+        facts["clock"] = f"the host's clock was set by {shift_s:+.1f} s during the job; durations do not depend on it"
+    return facts

@@ -10,8 +10,10 @@ INVALID (Hoefler and Belli, SC15, rule 9).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from janus.host_facts import is_not_applicable, not_applicable
 
 MEANINGS = {
     "code_revision": "git revision that the trainer was started from",
@@ -56,3 +58,64 @@ def _gaps(name: str, value: Any) -> Iterator[str]:
             yield from _gaps(f"{name}.{part}", inner)
     elif value is None or (isinstance(value, str) and value.strip().lower() in NOT_KNOWN):
         yield name
+
+
+def of_attempt(
+    run: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    begin: Mapping[str, Any],
+    end: Mapping[str, Any],
+    code: Mapping[str, Any],
+    *,
+    order_seed: int,
+) -> dict[str, Any]:
+    """The provenance of one attempt; what is not there is None.
+
+    run: run.json; settings: config.toml, nested; begin, end: facts of the job's script, empty where there are none;
+    code: revision, diff and distributions of ``job_facts``; order_seed: of the random order of the jobs.
+    """
+    told = run.get("provenance") or {}
+    hosts = told.get("host_facts") or {}
+    computes_on_gpu = any(str(device) != "cpu" for device in told.get("device_per_rank") or [])
+    return {
+        "code_revision": code.get("revision"), "code_diff": code.get("diff"),
+        "code_version": told.get("code_version"), "lock_digest": code.get("distributions"),
+        "modules": begin.get("modules"), "environment": told.get("settings"),
+        "host": begin.get("host"), "node_list": begin.get("node_list"),
+        "operating_system": _merged([facts.get("operating_system") for facts in hosts.values()]),
+        "devices": {"names": told.get("device_names"), "per_rank": told.get("device_per_rank")},
+        "clocks": _clocks(hosts, begin, computes_on_gpu), "driver": _driver(hosts, begin, computes_on_gpu),
+        "library_versions": told.get("versions"), "placement": told.get("placement"),
+        "resolved_config": dict(settings), "seeds": {**(run.get("seeds") or {}), "order": order_seed},
+        "job_id": begin.get("job_id"), "start": begin.get("utc"), "end": end.get("utc"),
+        "launcher": told.get("launcher"), "transport": told.get("transport"),
+        "threads_per_rank": told.get("threads_per_rank"), "command": told.get("command"),
+        "load_average_before": begin.get("load_average"),
+    }  # fmt: skip
+
+
+def _clocks(hosts: Mapping[str, Any], begin: Mapping[str, Any], computes_on_gpu: bool) -> dict[str, Any]:
+    clocks = {"cpu": _merged([facts.get("clocks") for facts in hosts.values()])}
+    return clocks | ({"gpu": begin.get("gpus") or None} if computes_on_gpu else {})
+
+
+def _driver(hosts: Mapping[str, Any], begin: Mapping[str, Any], computes_on_gpu: bool) -> Any:
+    if not computes_on_gpu:
+        return not_applicable("no rank computed on a GPU")
+    found = {str(facts.get("driver")) for facts in hosts.values()} | {str(begin.get("driver"))}
+    versions = sorted(version for version in found if version != "None" and not is_not_applicable(version))
+    return ", ".join(versions) or None
+
+
+def _merged(values: Sequence[Any]) -> Any:
+    """The same facts of many hosts as one: what all agree on as it is, numbers as [smallest, largest], else all."""
+    if not values or any(value is None for value in values):
+        return None
+    if all(value == values[0] for value in values):
+        return values[0]
+    if all(isinstance(value, Mapping) for value in values):
+        return {name: _merged([value[name] for value in values if name in value]) for name in values[0]}
+    numbers = [number for value in values for number in (value if isinstance(value, list) else [value])]
+    if all(isinstance(number, int | float) for number in numbers):
+        return [min(numbers), max(numbers)]
+    return sorted({str(number) for number in numbers})

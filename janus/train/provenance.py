@@ -44,19 +44,14 @@ def _version_of(distribution: str) -> str:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return "n/a"
+        return host_facts.not_applicable("not installed")
 
 
 def device_name(device: torch.device) -> str:
     """Name of the accelerator, or of the processor where the host tells it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "n/a"
+    return host_facts.cpu_name()
 
 
 def library_versions(communicator: Communicator) -> dict[str, str]:
