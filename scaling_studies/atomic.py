@@ -10,13 +10,13 @@ from pathlib import Path
 from janus.errors import UserError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` through a temporary file in the same folder, fsync and rename.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` (text as UTF-8) to ``path`` through a temporary file in the same folder, fsync and rename.
 
     On any failure the old file stays as it was and the temporary file is removed. Raises UserError when the
     operating system refuses (disk full, no permission).
     """
-    _write(path, text, lambda temporary: temporary.replace(path))
+    _write(path, content, lambda temporary: temporary.replace(path))
 
 
 def write_new_atomically(path: Path, text: str) -> None:
@@ -27,14 +27,14 @@ def write_new_atomically(path: Path, text: str) -> None:
     _write(path, text, lambda temporary: os.link(temporary, path))
 
 
-def _write(path: Path, text: str, publish: Callable[[Path], object]) -> None:
+def _write(path: Path, content: str | bytes, publish: Callable[[Path], object]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
