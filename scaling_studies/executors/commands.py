@@ -1,14 +1,15 @@
-"""Asking a scheduler's own programs: run one, bound its time, keep its words. It knows no scheduler."""
+"""Asking a scheduler's own programs: run one, bound its time, keep its words; submit in turn. It knows no scheduler."""
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from janus.errors import UserError
-from scaling_studies.executors.base import SchedulerSilentError
+from scaling_studies.executors.base import AttemptJob, SchedulerSilentError, SubmitError
 
 ANSWER_S = 90.0  # assumed: an answer that takes longer will not come
 
@@ -25,6 +26,11 @@ class Answer:
     def words(self) -> str:
         """What it said, on one line and cut to be shown."""
         return " ".join((self.err.strip() or self.out.strip()).split())[:300] or f"exit code {self.code}, no words"
+
+    def complains_only_of(self, pattern: re.Pattern[str]) -> bool:
+        """Whether it complained, and every line of it fits the pattern: then nothing else went wrong."""
+        lines = [line for line in (self.err.strip() or self.out).splitlines() if line.strip()]
+        return bool(lines) and all(pattern.search(line) for line in lines)
 
 
 def ask(words: Sequence[str], *, stdin: Path | None = None) -> Answer:
@@ -44,3 +50,26 @@ def ask(words: Sequence[str], *, stdin: Path | None = None) -> Answer:
     return Answer(
         code=found.returncode, out=found.stdout.decode(errors="replace"), err=found.stderr.decode(errors="replace")
     )
+
+
+def submit_in_turn(attempts: Sequence[AttemptJob], submit: Callable[[AttemptJob], str]) -> dict[str, str]:
+    """tag -> job id by ``submit``. When a limit of the site or silence stops it half-way, those noted so far.
+
+    Raises SubmitError when the first job was refused, SchedulerSilentError when it may or may not have been taken.
+    """
+    taken: dict[str, str] = {}
+    for attempt in attempts:
+        try:
+            taken[attempt.tag] = submit(attempt)
+        except (SubmitError, SchedulerSilentError):
+            if not taken:
+                raise
+            break
+    return taken
+
+
+def no_job_id(scheduler: str, attempt: AttemptJob, answer: Answer, unreachable: re.Pattern[str]) -> Exception:
+    """What to raise when a submission gave no job id. unreachable: the words of a scheduler that is away."""
+    if answer.code == 0 or unreachable.search(answer.err):
+        return SchedulerSilentError(answer.words)
+    return SubmitError(f"{scheduler} did not take {attempt.script}: {answer.words}")

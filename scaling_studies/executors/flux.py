@@ -25,9 +25,8 @@ from scaling_studies.executors.base import (
     AttemptJob,
     JobStatus,
     SchedulerSilentError,
-    SubmitError,
 )
-from scaling_studies.executors.commands import ask
+from scaling_studies.executors.commands import ask, no_job_id, submit_in_turn
 from scaling_studies.executors.scripts import attempt_script
 from scaling_studies.records import DONE, FAILED, TIMEOUT
 
@@ -37,7 +36,7 @@ STATES = {
 }  # fmt: skip
 RETURN_CODE_OF_SIGALRM = 128 + 14
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-FORGOTTEN = re.compile(r"^JobID \S+ unknown$")
+FORGOTTEN = re.compile(r"^\s*JobID \S+ unknown\s*$")
 OVER = re.compile(r"unknown job id|job is inactive", re.IGNORECASE)
 UNREACHABLE = re.compile(r"Unable to connect to Flux|Connection refused|No route to host|timed out", re.IGNORECASE)
 
@@ -57,22 +56,8 @@ class FluxExecutor:
         return attempt_script("flux", attempt, setup=self.setup, directives=self.directives)
 
     def submit(self, attempts: Sequence[AttemptJob]) -> dict[str, str]:
-        """tag -> job id (decimal). When Flux stops half-way, those that were taken; the others were not.
-
-        Raises SubmitError when Flux refused the first job, SchedulerSilentError when it may or may not have taken it.
-        """
-        taken: dict[str, str] = {}
-        for attempt in attempts:
-            answer = ask(["flux", "batch", str(attempt.script)])
-            if answer.code == 0 and answer.out.strip():
-                taken[attempt.tag] = decimal_id(answer.out.split()[-1])
-            elif taken:
-                break
-            elif UNREACHABLE.search(answer.err):
-                raise SchedulerSilentError(answer.words)
-            else:
-                raise SubmitError(f"Flux did not take {attempt.script}: {answer.words}")
-        return taken
+        """tag -> job id, as ``submit_in_turn``. Raises SubmitError and SchedulerSilentError."""
+        return submit_in_turn(attempts, _submit)
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """job id -> status, UNKNOWN where Flux has purged it. Raises SchedulerSilentError."""
@@ -92,8 +77,15 @@ class FluxExecutor:
         """End these jobs; those that have ended are left alone. Raises SchedulerSilentError."""
         if job_ids:
             answer = ask(["flux", "cancel", *job_ids])
-            if answer.code and not all(OVER.search(line) for line in answer.err.splitlines() if line.strip()):
+            if answer.code and not answer.complains_only_of(OVER):
                 raise SchedulerSilentError(answer.words)
+
+
+def _submit(attempt: AttemptJob) -> str:
+    answer = ask(["flux", "batch", str(attempt.script)])
+    if answer.code or not answer.out.strip():
+        raise no_job_id("Flux", attempt, answer, UNREACHABLE)
+    return decimal_id(answer.out.split()[-1])
 
 
 def decimal_id(job_id: str) -> str:
@@ -109,8 +101,7 @@ def decimal_id(job_id: str) -> str:
 def _jobs(*options: str) -> list[dict[str, Any]]:
     """The jobs that ``flux jobs --json`` prints: one object for one id, else a list in an object."""
     answer = ask(["flux", "jobs", "--json", *options])
-    complaints = [line for line in answer.err.splitlines() if line.strip() and not FORGOTTEN.search(line.strip())]
-    if complaints or (answer.code and not answer.err.strip()):
+    if (answer.code or answer.err.strip()) and not answer.complains_only_of(FORGOTTEN):
         raise SchedulerSilentError(answer.words)
     try:
         values = json.loads(answer.out) if answer.out.strip() else {}

@@ -26,9 +26,8 @@ from scaling_studies.executors.base import (
     AttemptJob,
     JobStatus,
     SchedulerSilentError,
-    SubmitError,
 )
-from scaling_studies.executors.commands import ask
+from scaling_studies.executors.commands import ask, no_job_id, submit_in_turn
 from scaling_studies.executors.scripts import attempt_script
 from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 
@@ -65,22 +64,8 @@ class LsfExecutor:
         return attempt_script("lsf", attempt, setup=self.setup, directives=("-rn", *self.directives))
 
     def submit(self, attempts: Sequence[AttemptJob]) -> dict[str, str]:
-        """tag -> job id. When a limit of the site stops it half-way, those that were taken; the others were not.
-
-        Raises SubmitError when LSF refused the first job, SchedulerSilentError when it may or may not have taken it.
-        """
-        taken: dict[str, str] = {}
-        for attempt in attempts:
-            answer = ask(["bsub"], stdin=attempt.script)  # bsub reads its directives from standard input only
-            if match := SUBMITTED.search(answer.out):
-                taken[attempt.tag] = match[1]
-            elif taken:
-                break
-            elif answer.code == 0 or UNREACHABLE.search(answer.err):
-                raise SchedulerSilentError(answer.words)
-            else:
-                raise SubmitError(f"LSF did not take {attempt.script}: {answer.words}")
-        return taken
+        """tag -> job id, as ``submit_in_turn``. Raises SubmitError and SchedulerSilentError."""
+        return submit_in_turn(attempts, _submit)
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """job id -> status, UNKNOWN where LSF has forgotten it. Raises SchedulerSilentError."""
@@ -100,16 +85,21 @@ class LsfExecutor:
         """End these jobs; those that have ended are left alone. Raises SchedulerSilentError."""
         if job_ids:
             answer = ask(["bkill", *job_ids])
-            complaints = (answer.out + answer.err).splitlines()
-            if answer.code and not all(OVER.search(line) for line in complaints if line.strip()):
+            if answer.code and not answer.complains_only_of(OVER):
                 raise SchedulerSilentError(answer.words)
+
+
+def _submit(attempt: AttemptJob) -> str:
+    answer = ask(["bsub"], stdin=attempt.script)  # bsub reads its directives from standard input only
+    if match := SUBMITTED.search(answer.out):
+        return match[1]
+    raise no_job_id("LSF", attempt, answer, UNREACHABLE)
 
 
 def _jobs(*options: str) -> list[dict[str, Any]]:
     """The jobs that ``bjobs -json`` prints. An id it does not know is an entry with ERROR, or a complaint."""
     answer = ask(["bjobs", "-a", "-json", "-o", FIELDS, *options])
-    complaints = [line for line in answer.err.splitlines() if line.strip()]
-    if answer.code and not (complaints and all(FORGOTTEN.search(line) for line in complaints)):
+    if answer.code and not answer.complains_only_of(FORGOTTEN):
         raise SchedulerSilentError(answer.words)
     text = answer.out[answer.out.find("{") :] if "{" in answer.out else "{}"  # "Please wait" may stand before it
     try:

@@ -28,9 +28,8 @@ from scaling_studies.executors.base import (
     AttemptJob,
     JobStatus,
     SchedulerSilentError,
-    SubmitError,
 )
-from scaling_studies.executors.commands import Answer, ask
+from scaling_studies.executors.commands import Answer, ask, no_job_id, submit_in_turn
 from scaling_studies.executors.scripts import attempt_script
 from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 
@@ -67,22 +66,8 @@ class PbsExecutor:
         return attempt_script("pbs", attempt, setup=self.setup, directives=("-r n", *self.directives))
 
     def submit(self, attempts: Sequence[AttemptJob]) -> dict[str, str]:
-        """tag -> job id. When a limit of the site stops it half-way, those that were taken; the others were not.
-
-        Raises SubmitError when PBS refused the first job, SchedulerSilentError when it may or may not have taken it.
-        """
-        taken: dict[str, str] = {}
-        for attempt in attempts:
-            answer = ask(["qsub", str(attempt.script)])
-            if answer.code == 0 and answer.out.strip():
-                taken[attempt.tag] = answer.out.split()[-1]
-            elif taken:
-                break
-            elif UNREACHABLE.search(answer.err):
-                raise SchedulerSilentError(answer.words)
-            else:
-                raise SubmitError(f"PBS did not take {attempt.script}: {answer.words}")
-        return taken
+        """tag -> job id, as ``submit_in_turn``. Raises SubmitError and SchedulerSilentError."""
+        return submit_in_turn(attempts, _submit)
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """job id -> status, UNKNOWN where the server has forgotten it. Raises SchedulerSilentError."""
@@ -104,8 +89,15 @@ class PbsExecutor:
         """End these jobs; those that have ended are left alone. Raises SchedulerSilentError."""
         if job_ids:
             answer = ask(["qdel", *job_ids])
-            if answer.code and not _all_lines(OVER, answer.err):
+            if answer.code and not answer.complains_only_of(OVER):
                 raise SchedulerSilentError(answer.words)
+
+
+def _submit(attempt: AttemptJob) -> str:
+    answer = ask(["qsub", str(attempt.script)])
+    if answer.code or not answer.out.strip():
+        raise no_job_id("PBS", attempt, answer, UNREACHABLE)
+    return answer.out.split()[-1]
 
 
 def _with_history(program: str, *options: str) -> Answer:
@@ -114,15 +106,9 @@ def _with_history(program: str, *options: str) -> Answer:
     return ask([program, *options]) if NO_HISTORY in answer.err else answer
 
 
-def _all_lines(pattern: re.Pattern[str], text: str) -> bool:
-    """Whether each line of what a program complained about fits: then nothing else went wrong."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return bool(lines) and all(pattern.search(line) for line in lines)
-
-
 def _jobs(job_ids: Sequence[str]) -> Iterator[tuple[str, JobStatus]]:
     answer = _with_history("qstat", "-f", "-F", "json", *job_ids)
-    if answer.code and not _all_lines(FORGOTTEN, answer.err):
+    if answer.code and not answer.complains_only_of(FORGOTTEN):
         raise SchedulerSilentError(answer.words)
     try:  # strict=False: values of variables may hold raw control characters
         values = json.loads(answer.out, strict=False) if answer.out.strip() else {}
