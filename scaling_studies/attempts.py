@@ -9,6 +9,7 @@ other takes the next. While the attempt is open its file is replaced atomically;
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -43,8 +44,8 @@ _CHANGE_LOCK = ".change"
 _NUMBER = re.compile(r"-attempt(\d+)$")
 
 
-class AttemptEndedError(UserError):
-    """The attempt has a final state, which somebody else wrote: it stays as it is."""
+class AttemptMovedError(UserError):
+    """Somebody else has moved the attempt on in the meantime: what they wrote stays."""
 
 
 class Attempts:
@@ -93,21 +94,27 @@ class Attempts:
             return record
 
     def advance(self, record: Record, state: str, **changes: Any) -> Record:
-        """The record in its next state, written. Raises AttemptEndedError, or UserError when it cannot be written."""
+        """The record in its next state, written. Raises AttemptMovedError, or UserError when it cannot be written."""
         return self.replace(dataclasses.replace(record, state=state, **changes))
 
     def replace(self, record: Record) -> Record:
         """Write the next state of an attempt over the present one; see ``advance``."""
         with self._changes():
-            present = from_json(self._path(record).read_text(encoding="utf-8"))
-            if present.state in FINAL_STATES:
-                raise AttemptEndedError(
-                    f"attempt {record.tag} is {present.state}: a final state is never written again"
+            present = self.present(record)
+            if record.state not in NEXT_STATES.get(present.state, ()):
+                raise AttemptMovedError(
+                    f"attempt {record.tag} is {present.state} by now and cannot become {record.state}: another runner "
+                    "works on this folder, end one of the two"
                 )
-            if record.state not in NEXT_STATES[present.state]:
-                raise AssertionError(f"attempt {record.tag} cannot go from {present.state} to {record.state}")
             write_atomically(self._path(record), to_json(record))
         return record
+
+    def present(self, record: Record) -> Record:
+        """The attempt as its file says now. Raises UserError naming the file when it cannot be read."""
+        found = _read(self._path(record))
+        if isinstance(found, str):
+            raise UserError(f"{self._path(record)}: {found}: move it away; its job, if any, will not count")
+        return found
 
     def _path(self, record: Record) -> Path:
         return self.record_folder / record.file_name
@@ -136,7 +143,8 @@ class Attempts:
         """Between reading a state and writing the next nobody else does, where the file system has locks."""
         descriptor = os.open(self.record_folder / _CHANGE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

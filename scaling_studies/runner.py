@@ -1,0 +1,313 @@
+"""The runner of a campaign: collect what has ended, submit what is lacking, sleep, again. It can be killed anywhere.
+
+It owns the life of an attempt: claim (its record, PLANNED), script, submission, noting the job id (SUBMITTED), RUNNING,
+the final record. Each step is on disk before the next begins, so that the next runner goes on from there:
+
+    killed after the claim       no job is found under its name and none has begun: the attempt is taken over
+    killed after the submission  the job is found by its name, or has begun: it is adopted
+    killed later                 the job goes on without a runner; its own facts say how it ended
+
+It does not own what is lacking (``wanted``), the files (``attempts``), schedulers (``executors``) nor what became of a
+job (``outcomes``). One runner at a time works on a folder (``lease``); two of them would do no harm.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from janus.errors import UserError
+from janus.host_facts import boot_id
+from scaling_studies import records
+from scaling_studies.atomic import write_atomically
+from scaling_studies.attempts import AttemptMovedError, Attempts, make_folder
+from scaling_studies.cells import Cell
+from scaling_studies.executors import processes
+from scaling_studies.executors.base import (
+    QUEUED,
+    RUNNING,
+    UNKNOWN,
+    AttemptJob,
+    Executor,
+    JobStatus,
+    SchedulerSilentError,
+    SubmitError,
+)
+from scaling_studies.job_facts import BEGIN_FILE, read_facts
+from scaling_studies.outcomes import final_record, has_begun, is_settled
+from scaling_studies.records import DONE, PLANNED, SUBMITTED, Record
+from scaling_studies.wanted import Standing, affordable, consecutive_failures, is_own_failure, lacking, standing
+
+PATIENCE_POLLS = 2  # polls without any word on an ended or unknown job before it counts as lost
+MOST_REFUSALS = 3  # submissions refused in a row before the runner gives up
+RUNNER = "runner"  # fact of an attempt: who claimed it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a runner is given.
+
+    planned: cell and repeat -> the record of an attempt that has no number yet; job_of: what is started for it, given
+    its folder; measure: the record of a run that ended well, raises UnreadableRun; code_version: of the code as it is;
+    seed: of the random order.
+    """
+
+    cells: Sequence[Cell]
+    planned: Callable[[Cell, int], Record]
+    job_of: Callable[[Cell, Record, Path], AttemptJob]
+    measure: Callable[[Cell, Record, Path], Record]
+    code_version: Callable[[], str]
+    seed: int = 0
+
+
+class Runner:
+    """One runner on one study folder. say: takes a line for people; show: takes the standing after each pass."""
+
+    def __init__(
+        self, attempts: Attempts, work: Work, executor: Executor, *, say: Callable[[str], None] = print,
+        show: Callable[[Standing], None] = lambda standing: None,
+    ) -> None:  # fmt: skip
+        self.attempts, self.work, self.executor = attempts, work, executor
+        self._cells = {cell.id: cell for cell in work.cells}
+        self._say, self._show = say, show
+        self._name = _runner_name()
+        self._failures: Counter[str] = Counter()
+        self._doubts: Counter[str] = Counter()  # tag -> polls without a word on its end
+        self._refusals = 0
+        self._is_silent = False
+        self._said: set[str] = set()
+
+    def run(self) -> Standing:
+        """Go on until nothing is wanted and nothing in flight. Ctrl-C stops jobs of this host and no others."""
+        try:
+            while True:
+                now = self._one_pass()
+                if not self._is_silent and not now.running and not now.waiting:
+                    return now
+                time.sleep(self.executor.poll_s)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+
+    def run_once(self) -> Standing:
+        """One pass, for a runner that is started again and again: failures on record count, and doubts are settled."""
+        for cell in self.work.cells:
+            self._failures[cell.id] = consecutive_failures(cell, self.attempts.measured())
+        now = self._one_pass()
+        while self._doubts and not self._is_silent:
+            time.sleep(self.executor.poll_s)
+            now = self._one_pass()
+        return now
+
+    def _one_pass(self) -> Standing:
+        """Collect, adopt, submit. A scheduler that gives no answer ends the pass: then nothing is concluded."""
+        exhausted: tuple[str, ...] = ()
+        try:
+            self._collect()
+            ready = self._adopt()
+            exhausted = self._submit(ready)
+            if self._is_silent:
+                self._say(f"{self.executor.name} answers again")
+            self._is_silent = False
+        except SchedulerSilentError as error:
+            if not self._is_silent:
+                self._say(f"{self.executor.name} gives no answer ({error}): waiting, nothing is concluded from that")
+            self._is_silent = True
+        now = standing(self.work.cells, self.attempts.read(), exhausted=exhausted, given_up=self._given_up())
+        self._show(now)
+        return now
+
+    # What has ended
+
+    def _collect(self) -> None:
+        """Move every submitted attempt on as its job says."""
+        submitted = [record for record in self.attempts.open() if record.state != PLANNED]
+        job_ids = [record.job_id for record in submitted if record.job_id]
+        statuses = self.executor.poll(job_ids) if job_ids else {}
+        unnamed = JobStatus(state=UNKNOWN, reason="its runner was killed before it noted the job's id")
+        for record in submitted:
+            if record.cell_id in self._cells:
+                self._move(record, statuses.get(record.job_id, unnamed))
+
+    def _move(self, record: Record, status: JobStatus) -> None:
+        folder = self.attempts.folder_of(record)
+        try:
+            if status.state == QUEUED:
+                return
+            if status.state == RUNNING:
+                self._doubts.pop(record.tag, None)
+                begin = read_facts(folder / BEGIN_FILE)
+                if record.state == SUBMITTED and begin is not None:
+                    self.attempts.advance(record, records.RUNNING, started_at=begin["utc"])
+                return
+            self._doubts[record.tag] += 1
+            if is_settled(folder, status) or self._doubts[record.tag] >= PATIENCE_POLLS:
+                self._conclude(record, folder, status)
+        except AttemptMovedError as error:
+            self._say(str(error))
+
+    def _conclude(self, record: Record, folder: Path, status: JobStatus) -> None:
+        """Write the final record of an attempt whose job has ended."""
+        cell = self._cells[record.cell_id]
+        final = final_record(record, folder, status, lambda attempt, place: self.work.measure(cell, attempt, place))
+        self.attempts.replace(final)
+        del self._doubts[record.tag]
+        if final.state == DONE:
+            self._failures[cell.id] = 0
+            return
+        self._failures[cell.id] += is_own_failure(final)
+        self._say(f"{final.tag}: {final.state}: {final.reason}")
+        if self._failures[cell.id] == cell.study.max_failures:
+            self._say(
+                f"study {cell.study.name} at {cell.study.scaled} = {cell.scale:,}: left alone after "
+                f"{cell.study.max_failures} failures in a row; the same command tries it again"
+            )
+
+    # What was planned and not submitted
+
+    def _adopt(self) -> list[Record]:
+        """Attempts that were claimed and have no job id: those with a job get it, the others are made ready again."""
+        orphans = [
+            record for record in self.attempts.open()
+            if record.state == PLANNED and record.cell_id in self._cells and not self._is_another_ones(record)
+        ]  # fmt: skip
+        jobs = self.executor.find([record.tag for record in orphans]) if orphans else {}
+        ready = []
+        for record in orphans:
+            job_id = jobs.get(record.tag, "")
+            try:
+                if job_id or has_begun(self.attempts.folder_of(record)):
+                    self.attempts.advance(record, SUBMITTED, job_id=job_id, submitted_at=record.submitted_at or _now())
+                else:
+                    facts = {**record.facts, RUNNER: self._name}
+                    ready.append(self.attempts.advance(record, PLANNED, facts=facts))
+            except AttemptMovedError as error:
+                self._say(str(error))
+        return ready
+
+    def _is_another_ones(self, record: Record) -> bool:
+        """Whether a living runner of this host, other than this one, has claimed the attempt."""
+        name = str(record.facts.get(RUNNER, ""))
+        return name != self._name and _is_living_runner(name)
+
+    # What is lacking
+
+    def _submit(self, ready: list[Record]) -> tuple[str, ...]:
+        """Submit what is ready, then further attempts as slots and budgets allow; studies whose budget does not."""
+        found = self.attempts.read()
+        slots = max(0, self.executor.max_in_flight - len(self.attempts.open()))
+        cells = [cell for cell in self.work.cells if self._failures[cell.id] < cell.study.max_failures]
+        tasks, exhausted = affordable(lacking(cells, found, self.work.seed), found)
+        for name in exhausted:
+            self._say_once(f"study {name}: its budget of node-hours allows no further attempt")
+        if ready or tasks[:slots]:
+            self._check_code()
+        for task in tasks[:slots]:
+            planned = self.work.planned(task.cell, task.repeat)
+            ready.append(self.attempts.claim(replace(planned, facts={**planned.facts, RUNNER: self._name})))
+        if ready:
+            self._start(ready)
+        return exhausted
+
+    def _start(self, ready: Sequence[Record]) -> None:
+        """Scripts, submission, job ids. What the scheduler did not take stays PLANNED and is offered again."""
+        own = [record for record in ready if self.attempts.present(record).facts.get(RUNNER) == self._name]
+        jobs = [self._job(record) for record in own]
+        try:
+            job_ids = self.executor.submit(jobs)
+        except SubmitError as error:
+            return self._refused(error, len(own))
+        self._refusals = 0
+        for record in own:
+            if job_id := job_ids.get(record.tag):
+                self._note(record, job_id)
+
+    def _job(self, record: Record) -> AttemptJob:
+        """The job of an attempt, its script on disk."""
+        folder = self.attempts.folder_of(record)
+        make_folder(folder)
+        job = self.work.job_of(self._cells[record.cell_id], record, folder)
+        write_atomically(job.script, self.executor.render(job))
+        return job
+
+    def _note(self, record: Record, job_id: str) -> None:
+        try:
+            self.attempts.advance(record, SUBMITTED, job_id=job_id, submitted_at=_now())
+        except AttemptMovedError as error:
+            self._say(f"{error}; job {job_id} of this one is ended")
+            self.executor.cancel([job_id])
+
+    def _refused(self, error: SubmitError, num_offered: int) -> None:
+        """A queue that is full is waited for; one that takes nothing although nothing is in flight is an error."""
+        self._say_once(str(error))
+        if len(self.attempts.open()) > num_offered:
+            return
+        self._refusals += 1
+        if self._refusals >= MOST_REFUSALS:
+            raise UserError(f"{error} (refused {self._refusals} times in a row, nothing is in flight)")
+
+    def _check_code(self) -> None:
+        """Raises UserError when the code is no longer that of the cells: their results could not be compared."""
+        now = self.work.code_version()
+        for cell in self._cells.values():
+            if cell.code_version != now:
+                raise UserError(
+                    f"study {cell.study.name} at {cell.study.scaled} = {cell.scale:,} is of code {cell.code_version} and "
+                    f"the code is {now} by now: restore it, or start again with a new --out; what is measured stays"
+                )
+
+    # The end
+
+    def _given_up(self) -> tuple[str, ...]:
+        return tuple(cell.id for cell in self._cells.values() if self._failures[cell.id] >= cell.study.max_failures)
+
+    def _stop(self) -> None:
+        """After Ctrl-C or SIGTERM: jobs of this host are ended, those of a scheduler go on."""
+        in_flight = [record for record in self.attempts.open() if record.cell_id in self._cells]
+        if not in_flight:
+            return
+        if self.executor.name != "local":
+            return self._say(f"{_jobs(len(in_flight))} in {self.executor.name}: the same command takes them up again")
+        self._say(f"stopping {_jobs(len(in_flight))} of this host")
+        planned = [record for record in in_flight if record.state == PLANNED]
+        for tag, job_id in self.executor.find([record.tag for record in planned]).items():
+            self._note(next(record for record in planned if record.tag == tag), job_id)
+        self.executor.cancel([record.job_id for record in self.attempts.open() if record.job_id])
+        for _ in range(PATIENCE_POLLS):
+            self._collect()
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'s' if number > 1 else ''}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _runner_name() -> str:
+    """Who this runner is: host, boot, process, its start, and a number of its own."""
+    pid = os.getpid()
+    return f"{platform.node()} {boot_id()[:8]} {pid} {processes.start_ticks(pid)} {uuid.uuid4().hex[:8]}"
+
+
+def _is_living_runner(name: str) -> bool:
+    """Whether this is the name of a process of this host that lives."""
+    try:
+        host, boot, pid, start, _ = name.split(" ")
+    except ValueError:
+        return False
+    here = (platform.node(), boot_id()[:8]) == (host, boot)
+    return here and processes.is_alive(int(pid)) and processes.start_ticks(int(pid)) == start

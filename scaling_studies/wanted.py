@@ -1,0 +1,173 @@
+"""What a campaign still lacks: how many good attempts of which point, and what its budget allows. It starts nothing.
+
+A point lacks attempts until it has ``repeats`` good ones, or, with a stop rule, until the interval of its median is
+narrow enough or ``max_repeats`` is reached. Failed attempts cost node-hours too, and are tried again, but not for ever.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from scaling_studies.cells import Cell
+from scaling_studies.progress import attempt_node_hours
+from scaling_studies.records import DONE, MEASURED, OPEN_STATES, PREDICTED, RUNNING, Record
+from scaling_studies.statistics import interval_within
+from scaling_studies.study import Study
+
+NOT_ITS_FAULT = ("preempted", "stopped by")  # how reasons begin that say nothing about the point
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One attempt still wanted: a cell, and which of its repeats (0-based) it serves."""
+
+    cell: Cell
+    repeat: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a campaign stands. good of wanted: attempts that count, over all points; exhausted: studies whose budget
+    allows no further attempt; given_up: ids of cells that failed too often."""
+
+    good: int
+    wanted: int
+    running: int
+    waiting: int
+    exhausted: tuple[str, ...] = ()
+    given_up: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.good >= self.wanted
+
+
+def target(study: Study, done: Sequence[Record]) -> int:
+    """Good attempts that a point wants, given those it has."""
+    if study.stop_ci_percent is None or len(done) < study.repeats:
+        return study.repeats
+    medians = [statistics.median(record.step_s) for record in done]
+    if len(done) >= study.max_repeats or interval_within(medians, study.stop_ci_percent):
+        return len(done)
+    return len(done) + 1
+
+
+def targets(cells: Iterable[Cell], records: Sequence[Record]) -> dict[str, int]:
+    """cell id -> good attempts that it wants now."""
+    return {cell.id: target(cell.study, _good(cell, records)) for cell in cells}
+
+
+def consecutive_failures(cell: Cell, records: Iterable[Record]) -> int:
+    """Failures of the cell after its last good attempt, those that were not its fault left out."""
+    own = sorted(_ended(cell, records), key=lambda record: record.attempt)
+    count = 0
+    for record in own:
+        count = 0 if record.state == DONE else count + is_own_failure(record)
+    return count
+
+
+def is_own_failure(record: Record) -> bool:
+    """Whether an attempt ended without counting for a reason that may lie in its point."""
+    return record.state not in (DONE, *OPEN_STATES) and not record.reason.startswith(NOT_ITS_FAULT)
+
+
+def lacking(cells: Sequence[Cell], records: Sequence[Record], seed: int) -> list[Task]:
+    """Every attempt still wanted and not in flight, in random order.
+
+    The order is drawn anew as attempts are made, from the seed and their number: the same history gives the same order.
+    """
+    tasks = []
+    for cell in cells:
+        good = _good(cell, records)
+        in_flight = [record for record in _of(cell, records) if record.state in OPEN_STATES]
+        served = {record.repeat for record in (*good, *in_flight)}
+        number = target(cell.study, good) - len(good) - len(in_flight)
+        free = (repeat for repeat in range(len(served) + max(number, 0)) if repeat not in served)
+        tasks += [Task(cell=cell, repeat=repeat) for repeat, _ in zip(free, range(number), strict=False)]
+    random.Random(f"{seed} {sum(record.source == MEASURED for record in records)}").shuffle(tasks)
+    return tasks
+
+
+def affordable(tasks: Sequence[Task], records: Sequence[Record]) -> tuple[list[Task], tuple[str, ...]]:
+    """The tasks that fit the budgets of their studies one after another, and the names of studies where some do not."""
+    now = datetime.now(UTC)
+    left = {task.cell.study.name: _budget_left(task.cell.study, records, now) for task in tasks}
+    chosen, exhausted = [], []
+    for task in tasks:
+        name, cost = task.cell.study.name, expected_node_hours(task.cell, records)
+        if cost <= left[name]:
+            left[name] -= cost
+            chosen.append(task)
+        elif name not in exhausted:
+            exhausted.append(name)
+    return chosen, tuple(exhausted)
+
+
+def _budget_left(study: Study, records: Sequence[Record], now: datetime) -> float:
+    """Node-hours left once every attempt in flight has taken what it is expected to take."""
+    if study.node_hours is None:
+        return float("inf")
+    own = [record for record in records if record.study == study.name and record.source == MEASURED]
+    return study.node_hours - sum(_cost(record, study, records, now) for record in own)
+
+
+def _cost(record: Record, study: Study, records: Sequence[Record], now: datetime) -> float:
+    """Node-hours of one attempt: used, expected while in flight, at most its time limit where nobody knows."""
+    used = attempt_node_hours(record, now)
+    if used is None:
+        return _node_hours(record, study.time_out_s)
+    if record.state not in OPEN_STATES:
+        return used
+    expected = _node_hours(record, _expected_s(record.cell_id, study, records))
+    return max(used, expected) if record.state == RUNNING else expected
+
+
+def expected_node_hours(cell: Cell, records: Sequence[Record]) -> float:
+    """Node-hours that a further attempt at a cell will take, by its good attempts, else its prediction, else its
+    time limit."""
+    return cell.nodes * _expected_s(cell.id, cell.study, records) / SECONDS_PER_HOUR
+
+
+def _expected_s(cell_id: str, study: Study, records: Sequence[Record]) -> float:
+    own = [record for record in records if record.cell_id == cell_id]
+    now = datetime.now(UTC)
+    done = [attempt_node_hours(record, now) for record in own if record.source == MEASURED and record.state == DONE]
+    if known := [hours for hours in done if hours is not None]:
+        return statistics.median(known) * SECONDS_PER_HOUR / (own[0].nodes or 1)
+    predicted = [record.wall_s for record in own if record.source == PREDICTED and record.wall_s is not None]
+    return min(predicted[0], study.time_out_s) if predicted else study.time_out_s
+
+
+def _node_hours(record: Record, seconds: float) -> float:
+    return (record.nodes or 1) * seconds / SECONDS_PER_HOUR
+
+
+def _of(cell: Cell, records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.source == MEASURED and record.cell_id == cell.id]
+
+
+def _good(cell: Cell, records: Iterable[Record]) -> list[Record]:
+    return [record for record in _of(cell, records) if record.state == DONE]
+
+
+def _ended(cell: Cell, records: Iterable[Record]) -> list[Record]:
+    return [record for record in _of(cell, records) if record.state not in OPEN_STATES]
+
+
+def standing(
+    cells: Sequence[Cell], records: Sequence[Record], *, exhausted: tuple[str, ...] = (), given_up: tuple[str, ...] = ()
+) -> Standing:
+    """The sums over all points."""
+    wanted = targets(cells, records)
+    good = sum(min(len(_good(cell, records)), wanted[cell.id]) for cell in cells)
+    in_flight = [record for cell in cells for record in _of(cell, records) if record.state in OPEN_STATES]
+    running = sum(record.state == RUNNING for record in in_flight)
+    return Standing(
+        good=good, wanted=sum(wanted.values()), running=running, waiting=len(in_flight) - running,
+        exhausted=exhausted, given_up=given_up,
+    )  # fmt: skip
