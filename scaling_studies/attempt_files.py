@@ -18,10 +18,10 @@ from janus.config import read_toml
 from janus.errors import UserError
 from scaling_studies.cells import COUNT_NAMES
 from scaling_studies.job_facts import BEGIN_FILE, END_FILE, read_facts
+from scaling_studies.launchers import RUN_FOLDER
 from scaling_studies.records import RankCounts
 
 RUN_SCHEMA = "janus.run/1"
-RUN_FOLDER = "run"  # of the trainer, in the attempt's folder
 CLOCK_SLACK_S = 2.0  # assumed: a wall clock that is steered, not set, differs by less over a job
 
 

@@ -96,7 +96,7 @@ def _record(cell: Cell, attempt: Record, files: AttemptFiles, folder: Path, host
         counts_per_rank=rank_counts(used[0]) if used else (),
         warm_up_step_s=tuple(clock_step_s(cell.study.clock, step) for step in warm_up),
         step_s=step_s if times_are_good else (), phase_s=_phases(used) if times_are_good else {},
-        rank_times=_rank_times(used) if used else None,
+        rank_times=_rank_times(used),
         start_up_s=_duration(run.get("start_up_s")), loop_s=_duration(run.get("loop_s")), wall_s=wall_s,
         model_flops=work.flops_model, executed_flops=work.flops_executed, workload=phase_workload(work),
         expert_rows_per_rank=expert_rows(work), peak=host.peak_of(cell.ranks, cell.study.dtype, threads),
@@ -106,9 +106,14 @@ def _record(cell: Cell, attempt: Record, files: AttemptFiles, folder: Path, host
     )  # fmt: skip
 
 
-def _rank_times(steps: Sequence[dict[str, Any]]) -> RankTimes:
-    """Medians over the steps, rank by rank; busy is what is not waiting in the step's first collective."""
+def _rank_times(steps: Sequence[dict[str, Any]]) -> RankTimes | None:
+    """Medians over the steps, rank by rank; busy is what is not waiting in the step's first collective.
+
+    None unless every step has the same ranks.
+    """
     by_rank = [sorted(step["ranks"], key=lambda entry: entry["rank"]) for step in steps]
+    if len({len(entries) for entries in by_rank}) != 1:
+        return None
 
     def medians(value: str) -> tuple[float, ...]:
         return tuple(
@@ -137,6 +142,11 @@ def _num_hosts(run: Mapping[str, Any]) -> int | None:
     return len(hosts) if hosts else None
 
 
+def _finite(value: Any) -> Any:
+    """A number that JSON has, else in words."""
+    return value if not isinstance(value, float) or math.isfinite(value) else "not finite"
+
+
 def _duration(value: Any) -> float | None:
     """A duration, or None for what cannot be one."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else None
@@ -163,7 +173,7 @@ def _facts(cell: Cell, files: AttemptFiles, step_s: Sequence[float]) -> dict[str
     """What people may want to know beside the numbers."""
     facts: dict[str, Any] = {"threads per rank": cell.executor.threads}
     if files.steps:
-        facts |= {"first loss": files.steps[0].get("loss"), "last loss": files.steps[-1].get("loss")}
+        facts |= {"first loss": _finite(files.steps[0].get("loss")), "last loss": _finite(files.steps[-1].get("loss"))}
     if step_s:
         found = trend(step_s)
         how = "" if found.p_value is None else f" (Spearman {found.correlation:.2f}, p {found.p_value:.2g})"

@@ -76,7 +76,8 @@ def of_attempt(
     """
     told = run.get("provenance") or {}
     hosts = told.get("host_facts") or {}
-    computes_on_gpu = any(str(device) != "cpu" for device in told.get("device_per_rank") or [])
+    devices = told.get("device_per_rank")
+    on_gpu = None if not devices else any(str(device) != "cpu" for device in devices)
     return {
         "code_revision": code.get("revision"), "code_diff": code.get("diff"),
         "code_version": told.get("code_version"), "lock_digest": code.get("distributions"),
@@ -84,7 +85,7 @@ def of_attempt(
         "host": begin.get("host"), "node_list": begin.get("node_list"),
         "operating_system": _merged([facts.get("operating_system") for facts in hosts.values()]),
         "devices": {"names": told.get("device_names"), "per_rank": told.get("device_per_rank")},
-        "clocks": _clocks(hosts, begin, computes_on_gpu), "driver": _driver(hosts, begin, computes_on_gpu),
+        "clocks": _clocks(hosts, begin, on_gpu), "driver": _driver(hosts, begin, on_gpu),
         "library_versions": told.get("versions"), "placement": told.get("placement"),
         "resolved_config": dict(settings), "seeds": {**(run.get("seeds") or {}), "order": order_seed},
         "job_id": begin.get("job_id"), "start": begin.get("utc"), "end": end.get("utc"),
@@ -94,13 +95,15 @@ def of_attempt(
     }  # fmt: skip
 
 
-def _clocks(hosts: Mapping[str, Any], begin: Mapping[str, Any], computes_on_gpu: bool) -> dict[str, Any]:
+def _clocks(hosts: Mapping[str, Any], begin: Mapping[str, Any], on_gpu: bool | None) -> dict[str, Any]:
     clocks = {"cpu": _merged([facts.get("clocks") for facts in hosts.values()])}
-    return clocks | ({"gpu": begin.get("gpus") or None} if computes_on_gpu else {})
+    return clocks | ({"gpu": begin.get("gpus") or None} if on_gpu else {})
 
 
-def _driver(hosts: Mapping[str, Any], begin: Mapping[str, Any], computes_on_gpu: bool) -> Any:
-    if not computes_on_gpu:
+def _driver(hosts: Mapping[str, Any], begin: Mapping[str, Any], on_gpu: bool | None) -> Any:
+    if on_gpu is None:
+        return None
+    if not on_gpu:
         return not_applicable("no rank computed on a GPU")
     found = {str(facts.get("driver")) for facts in hosts.values()} | {str(begin.get("driver"))}
     versions = sorted(version for version in found if version != "None" and not is_not_applicable(version))
