@@ -5,10 +5,10 @@ It owns reading a document back; it does not own the rules (``rules``) nor makin
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.category import UnitData
 from matplotlib.lines import Line2D
@@ -105,13 +105,13 @@ def _line_faults(axes: Axes) -> list[str]:
 
 def _connects(line: Line2D) -> bool:
     """Whether a line is drawn between values of the data."""
-    return line.get_linestyle() not in ("None", "none", " ", "") and len(line.get_xydata()) > 1
+    return line.get_linestyle() not in ("None", "none", " ", "") and len(np.asarray(line.get_xdata())) > 1
 
 
 def _is_ordered(line: Line2D) -> bool:
     """Whether one of its coordinates never falls, or never rises."""
-    for values in (list(line.get_xdata()), list(line.get_ydata())):
-        pairs = list(itertools.pairwise(values))
-        if all(one <= other for one, other in pairs) or all(one >= other for one, other in pairs):
+    for values in (np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)):
+        steps = np.diff(values)
+        if bool((steps >= 0).all() or (steps <= 0).all()):
             return True
     return False

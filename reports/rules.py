@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from reports import document_checks, samples
+from reports import document_checks, samples, wording
 from reports.campaign import Campaign
 from reports.document import Document
 from reports.points import Point, StudyView
@@ -85,11 +85,8 @@ def _sentence(finding: str, places: Sequence[str]) -> str:
 
 
 def place(point: Point) -> str:
-    """A point in words: its study and what is scaled there."""
-    what = (
-        count_of(point.ranks, "rank") if point.scaled == "ranks" else f"{count_of(int(point.x), 'structure')} per rank"
-    )
-    return f"{point.study} at {what}"
+    """A point in words: its study and where it lies there."""
+    return f"{point.study} at {wording.place(point)}"
 
 
 def few(places: Sequence[str]) -> str:
@@ -123,9 +120,9 @@ def base_of_speed_up(campaign: Campaign, document: Document | None = None) -> Ve
         if base.oversubscribed:
             found.add(FLAGGED, "a base with more ranks than cores flatters", place(base))
         bases.append(f"{place(base)} ({seconds(base_s)}, {'measured' if view.is_measured else 'predicted'})")
-    if document is not None and bases:
-        if missing_names := document_checks.studies_without_base_time(document, [view.name for view in views]):
-            found.add(BROKEN, "the report gives no absolute time of the base", missing_names)
+    names = [view.name for view in views]
+    if document is not None and (lacking := document_checks.studies_without_base_time(document, names)):
+        found.add(BROKEN, "the report gives no absolute time of the base", lacking)
     always = [f"bases, the parallel program itself and no serial one: {few(bases)}"] if bases else []
     return found.verdict(1, always=always, applicable=bool(views))
 
@@ -254,7 +251,7 @@ def normality_not_assumed(campaign: Campaign, document: Document | None = None) 
 
 
 def compared_soundly(campaign: Campaign, document: Document | None = None) -> Verdict:
-    """Rule 7. Broken: points measured one after the other, or words without a test. Flagged: too few jobs to compare."""
+    """Rule 7. Broken: points measured one after the other, or words without a test. Flagged: too few jobs."""
     found = _Findings()
     views = [view for view in campaign.measured_views if sum(bool(point.jobs) for point in view.points) > 1]
     for view in views:
@@ -347,9 +344,7 @@ def bounds_shown(campaign: Campaign, document: Document | None = None) -> Verdic
                 found.add(FLAGGED, "neither a prediction nor a peak to hold it against", place(point))
             for kind, share in (("measured", point.share_measured()), ("predicted", point.share_predicted())):
                 if share.percent is None and share.peak is not None:
-                    finding = (
-                        f"{kind} FLOP rate above the peak, so FLOPs, time or peak is wrong and it is withheld (n/a)"
-                    )
+                    finding = f"{kind} FLOP rate above the peak, so a number is wrong and it is withheld (n/a)"
                     found.add(BROKEN, finding, place(point))
             ratio = view.efficiency_measured(point)
             if view.mode != "throughput" and ratio is not None and ratio > SUPERLINEAR:
@@ -361,7 +356,7 @@ def bounds_shown(campaign: Campaign, document: Document | None = None) -> Verdic
 def lines_have_meaning(campaign: Campaign, document: Document | None = None) -> Verdict:
     """Rule 12. Broken: one line through points of different models, or a figure without its numbers.
 
-    Flagged: a line that bridges a point without a value.
+    Flagged: a point without a value inside a line.
     """
     found = _Findings()
     for view in campaign.views:
@@ -369,8 +364,8 @@ def lines_have_meaning(campaign: Campaign, document: Document | None = None) -> 
         for name, values in samples.differing(records, ("model", "dtype")).items():
             finding = f"one line would join points of different {name}"
             found.add(BROKEN, finding, f"{view.name}, {' and '.join(values)}")
-        if gaps := _bridged(view):
-            found.add(FLAGGED, "the dashed line passes over points without a prediction", gaps)
+        if gaps := _gaps(view):
+            found.add(FLAGGED, "points without a prediction inside a line, which has a gap there", gaps)
     if document is not None:
         for fault in document_checks.picture_faults(document):
             found.add(BROKEN, fault)
@@ -379,7 +374,7 @@ def lines_have_meaning(campaign: Campaign, document: Document | None = None) -> 
     return found.verdict(12, kept=kept, always=always)
 
 
-def _bridged(view: StudyView) -> list[str]:
+def _gaps(view: StudyView) -> list[str]:
     """Points without a prediction between points that have one."""
     known = [number for number, point in enumerate(view.points) if point.predicted_s is not None]
     inside = view.points[known[0] : known[-1]] if known else ()

@@ -6,6 +6,7 @@ intervals (``scaling_studies.statistics``) nor what is said about them.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -79,7 +80,7 @@ def is_not_normal(values: Sequence[float]) -> bool:
 
 
 def repeated_jobs(jobs: Sequence[Record]) -> list[Record]:
-    """Jobs that say what an earlier one of the list says, step by step, or that are the same job: one sample, not two."""
+    """Jobs with the same steps as an earlier one of the list, or that are the same job: one sample, not two."""
     seen: set[object] = set()
     found = []
     for job in jobs:
@@ -109,7 +110,7 @@ def ran_in_blocks(view: StudyView) -> bool | None:
     if len(points) < 2 or min(len(point.jobs) for point in points) < 3 or not order:
         return None
     cells = [job.cell_id for job in order]
-    changes = sum(one != other for one, other in zip(cells, cells[1:], strict=False))
+    changes = sum(one != other for one, other in itertools.pairwise(cells))
     return changes == len(points) - 1
 
 

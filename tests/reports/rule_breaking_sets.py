@@ -27,7 +27,9 @@ def job(ranks: int, number: int, **changes: Any) -> Record:
         "clock": CLOCK, "oversubscribed": False, "executor": "local", "job_id": f"{100 * number + ranks}",
         "started_at": f"2026-11-20T{10 + number:02d}:0{ranks}:00+00:00", "provenance": dict(PROVENANCE),
         "loop_s": 0.42 + 5 * step_s, "wall_s": 3.0 + 5 * step_s,
-        "rank_times": RankTimes(step_s=(step_s,) * ranks, busy_s=(0.9 * step_s,) * ranks, wait_s=(0.1 * step_s,) * ranks),
+        "rank_times": RankTimes(
+            step_s=(step_s,) * ranks, busy_s=(0.9 * step_s,) * ranks, wait_s=(0.1 * step_s,) * ranks
+        ),
     }  # fmt: skip
     return record(**{**values, **changes})
 
@@ -182,7 +184,7 @@ def mixed_models() -> Campaign:
     )
 
 
-def bridged_gap() -> Campaign:
+def gap_in_the_line() -> Campaign:
     """Rule 12: the prediction failed between two others."""
     lost = guess(2, state=FAILED, reason="no rates for 2 ranks")
     return campaign_of([lost if entry.source != MEASURED and entry.ranks == 2 else entry for entry in clean_records()])
@@ -215,5 +217,5 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (11, no_bound, "flagged", "neither a prediction nor a peak to hold it against: weak at 1 rank"),
     (11, above_the_peak, "broken", "measured FLOP rate above the peak"),
     (12, mixed_models, "broken", "one line would join points of different model: weak, matris-tiny and matris-small"),
-    (12, bridged_gap, "flagged", "the dashed line passes over points without a prediction: weak at 2 ranks"),
+    (12, gap_in_the_line, "flagged", "without a prediction inside a line, which has a gap there: weak at 2 ranks"),
 )
