@@ -102,7 +102,10 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A whole report. headline: (value, what it is) pairs for its head; banner: above all, like "Predicted only"."""
+    """A whole report. headline: (value, what it is) pairs for its head; banner: above all, like "Predicted only".
+
+    kicker: the line above the title.
+    """
 
     title: str
     lead: tuple[str, ...]
@@ -110,6 +113,7 @@ class Document:
     sections: tuple[Section, ...]
     written_at: str
     banner: str = ""
+    kicker: str = "Janus · measured beside predicted"
 
     def tables(self) -> list[Table]:
         """Every table, those of pictures included, in order."""
@@ -120,3 +124,11 @@ class Document:
     def pictures(self) -> list[Picture]:
         """Every picture, in order."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, Picture)]
+
+    def labels(self) -> dict[str, str]:
+        """Name of a picture or of a table with a caption -> "Figure 1", "Table 1", numbered in order."""
+        blocks = [block for section in self.sections for block in section.blocks]
+        pictures = [block.name for block in blocks if isinstance(block, Picture)]
+        tables = [block.name for block in blocks if isinstance(block, Table) and block.caption]
+        numbered = [(name, f"Figure {number}") for number, name in enumerate(pictures, 1)]
+        return dict(numbered + [(name, f"Table {number}") for number, name in enumerate(tables, 1)])

@@ -1,38 +1,50 @@
-"""``janus report``: one self-contained HTML page from the records of a study. It owns its options only."""
+"""``janus report``: page, PDF, summary, LaTeX table and data files from the records of a study. It owns its options."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from janus.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reports.campaign import Campaign
     from reports.training import TrainingRun
+    from scaling_studies.records import RecordFolder
 
 EXAMPLES = """examples:
-  janus report studies/first --out report.html
-  janus report studies/first --out report.html --run runs/first
-  janus report studies/first --out report.html --title "Weak and strong scaling, first look"
+  janus report studies/first --out report.html                 report.html, .pdf, .md, .tex and folder report-data
+  janus report studies/first --out report.html --only html --only pdf
+  janus report studies/first --out report.html --run runs/first --title "Weak and strong scaling, first look"
+  janus report studies/new --out report.html --against studies/old     with what changed, and in which phase
 """
+FORMATS = ("html", "pdf", "md", "tex", "data")  # as in reports.files
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="janus report",
-        description="Write one HTML page that shows every point of a study, measured beside predicted. The page needs "
-        "no network, no script and no other file.",
+        description="Write a report that shows every point of a study, measured beside predicted: one HTML page that "
+        "needs no network, no script and no other file; the same as PDF; a page of Markdown; a LaTeX table; and a "
+        "folder with every number as CSV and every figure as SVG.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="folder that 'janus study run' wrote")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="page to write (default: report.html)")
+    parser.add_argument("folder", type=Path, help="folder that 'janus study run' or 'janus study predict' wrote")
+    parser.add_argument("--out", type=Path, default=Path("report.html"),
+                        help="page to write; the other files are named after it (default: report.html)")  # fmt: skip
+    parser.add_argument("--only", action="append", choices=FORMATS, help="write this only; may be given several times")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="earlier study to hold this one against")
     parser.add_argument("--run", type=Path, help="folder of a training run to show as well (its loss and errors)")
-    parser.add_argument("--title", default="Scaling report", help="heading of the page")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a sentence")
+    parser.add_argument("--title", default="Scaling report", help="heading of the report")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of a line per file")
     return parser
 
 
@@ -50,25 +62,87 @@ def _training(folder: Path | None) -> TrainingRun | None:
     return TrainingRun(run=run, steps=tuple(steps))
 
 
-def main(arguments: list[str]) -> int:
-    """Write the page. Returns 0. Raises UserError when the folder holds no record."""
-    options = _parser().parse_args(arguments)
-    from reports.page import render_page
-    from scaling_studies.atomic import write_atomically
+def _records(folder: Path) -> RecordFolder:
+    """The records of a study's folder. Raises UserError when there is none."""
     from scaling_studies.records import RECORD_FOLDER, read_folder
 
-    folder = read_folder(options.folder / RECORD_FOLDER)
-    if not folder.records:
-        refused = f" ({len(folder.refused)} files were refused)" if folder.refused else ""
-        raise UserError(f"no record in {options.folder / RECORD_FOLDER}{refused}: run 'janus study run' first")
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = render_page(folder, title=options.title, written_at=now, training=_training(options.run))
-    write_atomically(options.out, page)
-    if options.json:
-        refused_names = [name for name, _ in folder.refused]
-        print(json.dumps({"report": str(options.out), "records": len(folder.records), "refused": refused_names}))
-    else:
-        print(f"{options.out}: {len(folder.records)} records, {len(page.encode()) / 2**20:.2f} MiB")
-        for name, reason in folder.refused:
-            print(f"refused {name}: {reason}")
+    found = read_folder(folder / RECORD_FOLDER)
+    if not found.records:
+        refused = f" ({len(found.refused)} files were refused)" if found.refused else ""
+        raise UserError(f"no record in {folder / RECORD_FOLDER}{refused}: run 'janus study run' first")
+    return found
+
+
+def _declared(folder: Path) -> dict[str, dict[str, object]] | None:
+    """The study tables of campaign.toml by name, None without that file. Raises UserError when it cannot be read."""
+    from janus.config import read_toml
+    from scaling_studies.study import CAMPAIGN_FILE
+
+    if not (folder / CAMPAIGN_FILE).exists():
+        return None
+    tables: Any = read_toml(folder / CAMPAIGN_FILE).get("study", [])
+    return {str(table["name"]): dict(table) for table in tables}
+
+
+def read_report_campaign(folder: Path, *, against: Path | None = None, run: Path | None = None) -> Campaign:
+    """Everything that a report of a study's folder is about. Raises UserError."""
+    from reports.campaign import Campaign
+
+    return Campaign(
+        folder=_records(folder), training=_training(run), earlier=_records(against) if against else None,
+        declared=_declared(folder),
+    )  # fmt: skip
+
+
+def now_text() -> str:
+    """The time of writing, as a report shows it."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int | None], None]]:
+    """A bar on stderr, told what comes next and, once known, out of how many steps."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("reading records", total=None)
+
+        def tell(words: str, total: int | None = None) -> None:
+            progress.update(bar, description=words, total=total, advance=0 if total else 1)
+
+        yield tell
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files. Returns 0. Raises UserError when the folder holds no record."""
+    options = _parser().parse_args(arguments)
+    formats = tuple(name for name in FORMATS if not options.only or name in options.only)
+    with _progress() as tell:
+        from reports.build import build_document
+        from reports.files import num_stages, write_report
+
+        campaign = read_report_campaign(options.folder, against=options.against, run=options.run)
+        tell("sections", None)
+        document = build_document(campaign, title=options.title, written_at=now_text())
+        tell("files", num_stages(document, formats))
+        written = write_report(document, campaign, options.out, formats, on_stage=lambda words: tell(words, None))
+    _print_result(written, campaign, as_json=options.json)
     return 0
+
+
+def _print_result(written: list[Path], campaign: Campaign, *, as_json: bool) -> None:
+    refused = campaign.folder.refused
+    if as_json:
+        files = [str(path) for path in written]
+        names = [name for name, _ in refused]
+        print(json.dumps({"schema": "janus.report/1", "files": files, "records": len(campaign.records),
+                          "refused": names}))  # fmt: skip
+        return
+    for path in written:
+        size = sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size / 2**20
+        print(f"{path}: {size} files" if path.is_dir() else f"{path}: {size:.2f} MiB")
+    print(f"{len(campaign.records)} records")
+    for name, reason in refused:
+        print(f"refused {name}: {reason}")

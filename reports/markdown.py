@@ -1,0 +1,72 @@
+"""A report on one page of Markdown: what was found, the table of points, what speaks against it. No figures."""
+
+from __future__ import annotations
+
+from reports.campaign import Campaign
+from reports.document import Document, Section, Table, Text, Value
+from reports.key_table import key_table
+
+VERDICT = "verdict"
+NOTES = (
+    "Step time: median over jobs, each with the median of its steps; intervals: 95 %, none below six jobs. "
+    "Error: (predicted − measured) / measured. Efficiency: against the base point of the same study.",
+    "Predicted columns and rows are predicted, not measured.",
+)
+
+
+def render_markdown(document: Document, campaign: Campaign) -> str:
+    """The summary, for a message, a repository or a log book."""
+    verdict = next((section for section in document.sections if section.id == VERDICT), None)
+    lines = [f"# {_inline(document.title)}", ""]
+    if document.banner:
+        lines += [f"> **{_inline(document.banner)}**", ""]
+    for paragraph in _paragraphs(document, verdict):
+        lines += [_inline(paragraph), ""]
+    lines += [f"- **{_inline(value)}** {_inline(name)}" for value, name in document.headline]
+    warnings = list(dict.fromkeys(text.text for text in _texts(document) if text.style == "warning"))
+    lines += ["", "## Read this first", "", *(f"- {_inline(text)}" for text in warnings)] if warnings else []
+    lines += ["", "## Points", "", *_table(key_table(campaign, ends_only=True)), "", *_notes(campaign), ""]
+    for table in _tables(verdict):
+        lines += [f"## {_inline(table.caption.rstrip('.') or table.name)}", "", *_table(table), ""]
+    return "\n".join([*lines, f"Written {document.written_at} by janus report.", ""])
+
+
+def _paragraphs(document: Document, verdict: Section | None) -> list[str]:
+    """The verdict's own words, or the report's first ones where there is no verdict."""
+    blocks = verdict.blocks if verdict is not None else ()
+    own = [block.text for block in blocks if isinstance(block, Text) and block.style in ("plain", "lead")]
+    return own or list(document.lead)
+
+
+def _texts(document: Document) -> list[Text]:
+    return [block for section in document.sections for block in section.blocks if isinstance(block, Text)]
+
+
+def _tables(verdict: Section | None) -> list[Table]:
+    return [block for block in verdict.blocks if isinstance(block, Table)] if verdict is not None else []
+
+
+def _notes(campaign: Campaign) -> list[str]:
+    notes = list(NOTES)
+    if any(point.oversubscribed for view in campaign.views for point in view.points):
+        notes.append("\\* more ranks than cores.")
+    if campaign.predicted_views:
+        notes.append("Of studies that were only predicted, the base point and the largest are shown.")
+    return [" ".join(notes)]
+
+
+def _table(table: Table) -> list[str]:
+    """A pipe table; columns of numbers are set right."""
+    head = "| " + " | ".join(_inline(column.name) for column in table.columns) + " |"
+    rule = "|" + "|".join("---:" if column.numeric else ":---" for column in table.columns) + "|"
+    return [head, rule, *("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows)]
+
+
+def _cell(cell: Value | str) -> str:
+    return _inline(cell if isinstance(cell, str) else cell.text)
+
+
+def _inline(text: str) -> str:
+    """Text that Markdown would not take for markup, on one line."""
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
+    return " ".join(escaped.split())

@@ -1,0 +1,69 @@
+"""Numbers of a report as CSV: any table of it, and every attempt and prediction. It does not own what is in them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+
+from reports.document import Table, Value
+from scaling_studies.records import Record
+
+ATTEMPT_COLUMNS = (
+    "study", "mode", "scaled", "x", "ranks", "nodes", "cell_id", "source", "method", "attempt", "repeat", "state",
+    "reason", "model", "dtype", "machine", "oversubscribed", "step_s_median", "step_s_max", "num_steps", "start_up_s",
+    "loop_s", "wall_s", "model_flops_per_step", "executed_flops_per_step", "peak_flops_per_s", "peak_name",
+    "memory_bytes", "executor", "job_id", "started_at", "ended_at",
+)  # fmt: skip
+
+
+def table_csv(table: Table) -> str:
+    """The table with one head line; numbers as such, in SI units and full precision, everything else as its text."""
+    head = [column.csv_name or column.name for column in table.columns]
+    return _csv(head, ([_plain(cell) for cell in row] for row in table.rows))
+
+
+def _plain(cell: Value | str) -> str | float:
+    if isinstance(cell, str):
+        return cell
+    return cell.text if cell.number is None else cell.number
+
+
+def attempts_csv(records: Sequence[Record]) -> str:
+    """A line for every attempt and every prediction, whatever its state; unknown values are empty."""
+    return _csv(ATTEMPT_COLUMNS, (_attempt(record) for record in records))
+
+
+def _attempt(record: Record) -> list[object]:
+    return [
+        record.study, record.mode, record.scaled, record.x, record.ranks, record.nodes, record.cell_id, record.source,
+        record.method, record.attempt, record.repeat, record.state, record.reason, record.model, record.dtype,
+        record.machine, record.oversubscribed, statistics.median(record.step_s) if record.step_s else None,
+        max(record.step_s, default=None), len(record.step_s), record.start_up_s, record.loop_s, record.wall_s,
+        record.model_flops, record.executed_flops, record.peak.flops_per_s if record.peak else None,
+        record.peak.name if record.peak else None, record.memory_bytes, record.executor, record.job_id,
+        record.started_at, record.ended_at,
+    ]  # fmt: skip
+
+
+def records_jsonl(records: Iterable[Record]) -> str:
+    """All records, raw step times included, one JSON document per line."""
+    lines = (json.dumps(dataclasses.asdict(record), separators=(",", ":"), allow_nan=False) for record in records)
+    return "".join(line + "\n" for line in lines)
+
+
+def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        writer.writerow([_number(value) for value in row])
+    return stream.getvalue()
+
+
+def _number(value: object) -> object:
+    """Whole numbers without a decimal point."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value
