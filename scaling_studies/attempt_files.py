@@ -91,7 +91,7 @@ def rank_counts(step: Mapping[str, Any]) -> tuple[RankCounts, ...]:
 
 
 def _utc_span_s(begin: Mapping[str, Any], end: Mapping[str, Any]) -> float | None:
-    if "utc" not in begin or "utc" not in end:
+    if not begin.get("utc") or not end.get("utc"):
         return None
     start, stop = (datetime.datetime.fromisoformat(facts["utc"]) for facts in (begin, end))
     return (stop - start).total_seconds()
@@ -100,7 +100,7 @@ def _utc_span_s(begin: Mapping[str, Any], end: Mapping[str, Any]) -> float | Non
 def _monotonic_span_s(begin: Mapping[str, Any], end: Mapping[str, Any]) -> float | None:
     """Seconds between the two on one boot of one host; None where they do not compare."""
     same = begin.get("host") == end.get("host") and begin.get("boot_id") == end.get("boot_id")
-    known = "monotonic_s" in begin and "monotonic_s" in end
+    known = begin.get("monotonic_s") is not None and end.get("monotonic_s") is not None
     return end["monotonic_s"] - begin["monotonic_s"] if same and known else None
 
 

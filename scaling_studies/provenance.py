@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from janus.host_facts import is_not_applicable, not_applicable
+from janus.host_facts import NOT_APPLICABLE, is_not_applicable, not_applicable
 
 MEANINGS = {
     "code_revision": "git revision that the trainer was started from",
@@ -37,7 +37,7 @@ MEANINGS = {
     "end": "when it ended, UTC",
 }
 REQUIRED = tuple(MEANINGS)
-NOT_KNOWN = ("", "n/a", "unknown", "none")  # words that stand for no value
+NOT_KNOWN = ("", "n/a", "unknown", "none", NOT_APPLICABLE.strip())  # words that stand for no value
 MAY_BE_EMPTY = ("modules", "environment")  # none loaded, none set: that is known
 NOT_LOOKED_INTO = (*MAY_BE_EMPTY, "resolved_config")  # "none" is a value there
 
