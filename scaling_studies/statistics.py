@@ -25,6 +25,7 @@ MIN_SAMPLES_FOR_INTERVAL = (
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.01  # of rank tests; 6 against 6 jobs can reach 0.0022
 THRESHOLD = 0.02  # assumed: changes below 2 % are of no practical interest
+LEAST_P_OF_T = 1e-4  # Student's t is too small for the tails of rank correlations of ten or so values: none below this
 BOOTSTRAP_DRAWS = 4000  # an end of the interval then moves by about a fiftieth of its width from seed to seed
 
 MORE_TIME, LESS_TIME = "took more time", "took less time"
@@ -272,7 +273,7 @@ def _rank_correlation(values: Sequence[float]) -> tuple[float, float]:
     if num <= 8 and len(set(values)) == num:
         every = _every_rank_correlation(num)
         return correlation, sum(abs(value) >= abs(correlation) - 1e-9 for value in every) / len(every)
-    return correlation, max(float(found.pvalue), 2 / math.factorial(num))
+    return correlation, max(float(found.pvalue), LEAST_P_OF_T)
 
 
 @functools.cache
