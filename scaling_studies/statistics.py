@@ -243,9 +243,9 @@ def trend(
 ) -> Trend:  # fmt: skip
     """Whether values rise or fall in the order given: the steps of a job after warm-up, the jobs of a point.
 
-    Spearman's rank correlation with the position; its p-value is exact up to eight values without
-    ties, else from Student's t. A trend is shown when it is below ``significance`` and the last third differs from the first by more than
-    ``threshold``. Neighbouring steps resemble each other, so over steps the p-value is too small: the practical
+    Spearman's rank correlation with the position; its p-value is exact up to eight values without ties, else from
+    Student's t. A trend is shown when it is below ``significance`` and the last third differs from the first by more
+    than ``threshold``. Neighbouring steps resemble each other, so over steps the p-value is too small: the practical
     threshold is what keeps a chance wave from being called a trend.
 
     Source: Spearman (1904); scipy.stats.spearmanr.
