@@ -3,19 +3,20 @@
 It owns the one JSON file per attempt and which changes of state are legal; it does not own when a state changes
 (``runner``) nor what a record says (``records``).
 
-An attempt is claimed by creating its file exclusively: of two runners that want the same number one gets it and the
-other takes the next. While the attempt is open its file is replaced atomically; a final state is never written again.
+An attempt is claimed by creating its file exclusively, under the number that follows what the claimer has read: of two
+runners that decide on the same state of the folder one gets it, and the other must look again. While the attempt is
+open its file is replaced atomically; a final state is never written again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Attempts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._known: dict[str, tuple[tuple[int, int, int], Record | str]] = {}
+        self._numbers: dict[str, int] = {}  # cell's part of the tags -> largest number in use when last read
 
     @property
     def record_folder(self) -> Path:
@@ -69,33 +71,32 @@ class Attempts:
         self._refresh()
         return tuple((name, entry) for name, (_, entry) in self._known.items() if isinstance(entry, str))
 
-    def measured(self) -> tuple[Record, ...]:
-        return tuple(record for record in self.read() if record.source == MEASURED)
-
     def open(self) -> tuple[Record, ...]:
         """Attempts that have not ended."""
-        return tuple(record for record in self.measured() if record.state in OPEN_STATES)
+        return still_open(self.read())
 
     def folder_of(self, record: Record) -> Path:
         """Where script, log, facts and run of the attempt lie."""
         return self.folder / ATTEMPT_FOLDER / record.tag
 
-    def claim(self, wanted: Record) -> Record:
-        """The wanted attempt, PLANNED, under the first free number, its folder made. Raises UserError."""
-        number = self._next_number(wanted)
-        while True:
-            record = dataclasses.replace(wanted, state=PLANNED, attempt=number)
-            try:
-                write_new_atomically(self._path(record), to_json(record))
-            except FileExistsError:
-                number += 1
-                continue
-            make_folder(self.folder_of(record))
-            return record
+    def claim(self, wanted: Record) -> Record | None:
+        """The wanted attempt, PLANNED, under the number after the last one that was read; its folder is made.
+
+        None where somebody else has claimed that number since: what was read is no longer true. Raises UserError.
+        """
+        cell, _ = _split(replace(wanted, attempt=1).tag)
+        self._numbers[cell] = self._numbers.get(cell, 0) + 1
+        record = replace(wanted, state=PLANNED, attempt=self._numbers[cell])
+        try:
+            write_new_atomically(self._path(record), to_json(record))
+        except FileExistsError:
+            return None
+        make_folder(self.folder_of(record))
+        return record
 
     def advance(self, record: Record, state: str, **changes: Any) -> Record:
         """The record in its next state, written. Raises AttemptMovedError, or UserError when it cannot be written."""
-        return self.replace(dataclasses.replace(record, state=state, **changes))
+        return self.replace(replace(record, state=state, **changes))
 
     def replace(self, record: Record) -> Record:
         """Write the next state of an attempt over the present one; see ``advance``."""
@@ -119,13 +120,6 @@ class Attempts:
     def _path(self, record: Record) -> Path:
         return self.record_folder / record.file_name
 
-    def _next_number(self, record: Record) -> int:
-        """One above every number that a file or a folder of the cell has, readable or not."""
-        stem = _NUMBER.sub("", dataclasses.replace(record, attempt=1).tag)
-        names = [path.stem for path in self.record_folder.glob(f"{stem}-attempt*.json")]
-        names += [path.name for path in (self.folder / ATTEMPT_FOLDER).glob(f"{stem}-attempt*")]
-        return 1 + max((int(found.group(1)) for name in names if (found := _NUMBER.search(name))), default=0)
-
     def _refresh(self) -> None:
         found = {}
         for path in sorted(self.record_folder.glob("*.json")):
@@ -137,6 +131,10 @@ class Attempts:
             before = self._known.get(path.name)
             found[path.name] = before if before is not None and before[0] == stamp else (stamp, _read(path))
         self._known = found
+        names = [Path(name).stem for name in found] + [path.name for path in (self.folder / ATTEMPT_FOLDER).glob("*")]
+        self._numbers = {}
+        for cell, number in map(_split, names):
+            self._numbers[cell] = max(number, self._numbers.get(cell, 0))
 
     @contextmanager
     def _changes(self) -> Iterator[None]:
@@ -148,6 +146,17 @@ class Attempts:
             yield
         finally:
             os.close(descriptor)
+
+
+def _split(tag: str) -> tuple[str, int]:
+    """The cell's part of a tag, and the attempt's number; 0 for a prediction."""
+    found = _NUMBER.search(tag)
+    return (tag[: found.start()], int(found.group(1))) if found else (tag, 0)
+
+
+def still_open(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The measured attempts among the records that have not ended."""
+    return tuple(record for record in records if record.source == MEASURED and record.state in OPEN_STATES)
 
 
 def make_folder(path: Path) -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from janus.errors import UserError
+from scaling_studies.executors.processes import start_ticks
 
 LEASE_FILE = ".lock"
 
@@ -33,25 +34,28 @@ def only_runner(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            who = holder(folder) or "it has not said who it is"
             raise UserError(
-                f"another runner works on {folder} ({_holder(path)}): wait for it, end it, or use another --out"
+                f"another runner works on {folder} ({who}): wait for it, end it, or use another --out"
             ) from None
         except OSError as error:
             raise UserError(
                 f"{path} cannot be locked ({error.strerror}): put --out on a file system with locks"
             ) from None
         stream.truncate(0)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"host": platform.node(), "pid": os.getpid(), "since": since}, stream)
+        since, pid = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
+        json.dump({"host": platform.node(), "pid": pid, "start": start_ticks(pid), "since": since}, stream)
         stream.flush()
         yield
         stream.truncate(0)
 
 
-def _holder(path: Path) -> str:
-    """Who holds the lease, as it wrote down itself."""
+def holder(folder: Path) -> str:
+    """Who works on the folder, in words, as it wrote down itself; "" where nobody does. It takes no lock."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {values['pid']} on {values['host']} since {values['since']}"
+        values = json.loads((folder / LEASE_FILE).read_text(encoding="utf-8"))
+        pid, host, since = int(values["pid"]), str(values["host"]), str(values["since"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "it has not said who it is"
+        return ""
+    died = host == platform.node() and start_ticks(pid) != values.get("start")
+    return "" if died else f"process {pid} on {host} since {since}"

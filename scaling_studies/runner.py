@@ -27,7 +27,7 @@ from janus.errors import UserError
 from janus.host_facts import boot_id
 from scaling_studies import records
 from scaling_studies.atomic import write_atomically
-from scaling_studies.attempts import AttemptMovedError, Attempts, make_folder
+from scaling_studies.attempts import AttemptMovedError, Attempts, make_folder, still_open
 from scaling_studies.cells import Cell
 from scaling_studies.executors import processes
 from scaling_studies.executors.base import (
@@ -99,7 +99,7 @@ class Runner:
     def run_once(self) -> Standing:
         """One pass, for a runner that is started again and again: failures on record count, and doubts are settled."""
         for cell in self.work.cells:
-            self._failures[cell.id] = consecutive_failures(cell, self.attempts.measured())
+            self._failures[cell.id] = consecutive_failures(cell, self.attempts.read())
         now = self._one_pass()
         while self._doubts and not self._is_silent:
             time.sleep(self.executor.poll_s)
@@ -109,6 +109,8 @@ class Runner:
     def _one_pass(self) -> Standing:
         """Collect, adopt, submit. A scheduler that gives no answer ends the pass: then nothing is concluded."""
         exhausted: tuple[str, ...] = ()
+        for name, reason in self.attempts.refused():
+            self._say_once(f"refused {name}: {reason}; it does not count, and its number is not used again")
         try:
             self._collect()
             ready = self._adopt()
@@ -157,8 +159,10 @@ class Runner:
         """Write the final record of an attempt whose job has ended."""
         cell = self._cells[record.cell_id]
         final = final_record(record, folder, status, lambda attempt, place: self.work.measure(cell, attempt, place))
-        self.attempts.replace(final)
         del self._doubts[record.tag]
+        self.attempts.replace(
+            replace(final, facts={name: fact for name, fact in final.facts.items() if name != RUNNER})
+        )
         if final.state == DONE:
             self._failures[cell.id] = 0
             return
@@ -202,7 +206,7 @@ class Runner:
     def _submit(self, ready: list[Record]) -> tuple[str, ...]:
         """Submit what is ready, then further attempts as slots and budgets allow; studies whose budget does not."""
         found = self.attempts.read()
-        slots = max(0, self.executor.max_in_flight - len(self.attempts.open()))
+        slots = max(0, self.executor.max_in_flight - len(still_open(found)))
         cells = [cell for cell in self.work.cells if self._failures[cell.id] < cell.study.max_failures]
         tasks, exhausted = affordable(lacking(cells, found, self.work.seed), found)
         for name in exhausted:
@@ -211,7 +215,8 @@ class Runner:
             self._check_code()
         for task in tasks[:slots]:
             planned = self.work.planned(task.cell, task.repeat)
-            ready.append(self.attempts.claim(replace(planned, facts={**planned.facts, RUNNER: self._name})))
+            if claimed := self.attempts.claim(replace(planned, facts={**planned.facts, RUNNER: self._name})):
+                ready.append(claimed)
         if ready:
             self._start(ready)
         return exhausted

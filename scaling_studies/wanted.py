@@ -64,9 +64,9 @@ def targets(cells: Iterable[Cell], records: Sequence[Record]) -> dict[str, int]:
 
 def consecutive_failures(cell: Cell, records: Iterable[Record]) -> int:
     """Failures of the cell after its last good attempt, those that were not its fault left out."""
-    own = sorted(_ended(cell, records), key=lambda record: record.attempt)
+    ended = [record for record in _of(cell, records) if record.state not in OPEN_STATES]
     count = 0
-    for record in own:
+    for record in sorted(ended, key=lambda record: record.attempt):
         count = 0 if record.state == DONE else count + is_own_failure(record)
     return count
 
@@ -153,10 +153,6 @@ def _of(cell: Cell, records: Iterable[Record]) -> list[Record]:
 
 def _good(cell: Cell, records: Iterable[Record]) -> list[Record]:
     return [record for record in _of(cell, records) if record.state == DONE]
-
-
-def _ended(cell: Cell, records: Iterable[Record]) -> list[Record]:
-    return [record for record in _of(cell, records) if record.state not in OPEN_STATES]
 
 
 def standing(

@@ -138,10 +138,12 @@ def _prepared(
 
 def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
     """Raise UserError when the folder holds attempts at cells that this declaration, data and code do not have."""
+    from scaling_studies.records import MEASURED
+
     known = {cell.id for cell in cells}
     now = {(cell.study.name, float(cell.scale)): cell.code_version for cell in cells}
-    for record in attempts.measured():
-        if record.cell_id in known:
+    for record in attempts.read():
+        if record.source != MEASURED or record.cell_id in known:
             continue
         where, then = f"study {record.study} at {record.scaled} = {record.x:,g}", record.provenance.get("code_version")
         if (code := now.get((record.study, record.x))) is not None and then != code:
