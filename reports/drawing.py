@@ -90,7 +90,9 @@ def plain_log_axis(axis: Any, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1e4 else f"{value:g}"))
 
 
-def draw_jobs(axes: Axes, x: float, values: Sequence[float], *, hollow: bool, points: int = 4) -> None:
+def draw_jobs(
+    axes: Axes, x: float, values: Sequence[float], *, hollow: bool, points: int = 4, colour: str = MEASURED_COLOUR
+) -> None:
     """Raw measured values at one x of a logarithmic axis, spread sideways a little so that equal ones stay visible.
 
     points: how many points the axis has; with more of them marks are smaller and closer.
@@ -100,8 +102,8 @@ def draw_jobs(axes: Axes, x: float, values: Sequence[float], *, hollow: bool, po
     places = [x * 2 ** (width * (number - middle)) for number in range(len(values))]
     size = 6.0 if len(values) <= 8 and points <= 8 else 4.5
     axes.plot(
-        places, list(values), linestyle="none", marker="o", markersize=size, color=MEASURED_COLOUR,
-        markerfacecolor="white" if hollow else MEASURED_COLOUR, markeredgewidth=1.2, zorder=4,
+        places, list(values), linestyle="none", marker="o", markersize=size, color=colour,
+        markerfacecolor="white" if hollow else colour, markeredgewidth=1.2, zorder=4,
     )  # fmt: skip
 
 
