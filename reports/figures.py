@@ -119,11 +119,7 @@ def step_time(view: StudyView) -> Picture:
         scaled_axis(axes, _xs(view), scaled_name(view))
         _time_axis(axes, [row[3].number for row in rows if isinstance(row[3], Value) and row[3].number], view)
         legend(figure, handles)
-    start = (
-        f"the ideal line starts at the {base_place(view)} median" if base_s is not None else "no ideal line: no base"
-    )
-    if not view.is_measured:
-        start = start.replace("median", "point")
+    start = f"the ideal line starts at {base_place(view)}" if base_s is not None else "no ideal line: no base"
     return Picture(
         name=f"{view.name}-time", figure=figure, description=f"time of one step against {scaled_name(view)}",
         caption=f"Time of one step. {_marks(view)}; {start}.",
@@ -186,10 +182,10 @@ def efficiency(view: StudyView) -> Picture:
         legend(figure, [*handles, ideal_key()])
     name = "Efficiency" if view.mode != "throughput" else "Rate of structures"
     base_s = _base_s(view)
-    absolute = f", T = {seconds(base_s)}" if base_s is not None else " (not measured: no efficiency)"
+    absolute = f", where a step takes {seconds(base_s)}" if base_s is not None else " (not measured: no efficiency)"
     return Picture(
         name=f"{view.name}-efficiency", figure=figure, description=f"efficiency against {scaled_name(view)}",
-        caption=f"{name} against the {base_place(view)} point{absolute}. "
+        caption=f"{name} against {base_place(view)}{absolute}. "
         f"{'Each mark is one job against the base median' if view.is_measured else 'Predicted, not measured'}.",
         data=series_table(f"{view.name}-efficiency-data", view, Column(name="efficiency", numeric=True,
                                                                        csv_name="efficiency_percent"), rows),

@@ -133,17 +133,23 @@ class Point:
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
     @property
-    def communication_predicted_s(self) -> float | None:
-        """Predicted seconds of a step in exposed communication and waiting; None where causes are not recorded."""
+    def exposed_predicted_s(self) -> float | None:
+        """Predicted seconds of a step in communication that nothing hides; None where causes are not recorded."""
         causes = self.causes_predicted()
-        return sum(causes.get(cause, 0.0) for cause in (*COMMUNICATION_CAUSES, WAIT_CAUSE)) if causes else None
+        return sum(causes.get(cause, 0.0) for cause in COMMUNICATION_CAUSES) if causes else None
+
+    @property
+    def wait_predicted_s(self) -> float | None:
+        """Predicted seconds a rank waits for others in a step; None where causes are not recorded."""
+        causes = self.causes_predicted()
+        return causes.get(WAIT_CAUSE, 0.0) if causes else None
 
     @property
     def bound_s(self) -> float | None:
         """Lower bound of the step time [s]: the prediction without communication and waiting; None if not known."""
-        if self.predicted_s is None or self.communication_predicted_s is None:
+        if self.predicted_s is None or self.exposed_predicted_s is None or self.wait_predicted_s is None:
             return None
-        return self.predicted_s - self.communication_predicted_s
+        return self.predicted_s - self.exposed_predicted_s - self.wait_predicted_s
 
     @property
     def wait_measured_s(self) -> float | None:

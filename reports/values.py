@@ -43,8 +43,11 @@ def count(number: float | None, tone: Tone = "") -> Value:
 
 
 def plain(number: float | None, tone: Tone = "") -> Value:
-    """A dimensionless or already named number with three digits."""
-    return NOT_KNOWN if number is None else Value(text=f"{number:,.3g}", number=number, tone=tone)
+    """A dimensionless number, or one whose unit the column names, with three significant digits."""
+    if number is None:
+        return NOT_KNOWN
+    text = f"{float(f'{number:.3g}'):,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+    return Value(text=text, number=number, tone=tone)
 
 
 def memory(value_bytes: float | None, tone: Tone = "") -> Value:

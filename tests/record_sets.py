@@ -24,7 +24,9 @@ COMPUTE_SHARES = {"products": 0.7, "operators": 0.3}  # of the seconds of a phas
 
 
 def counts(ranks: int, edges: int = 1000, structures: int = 2) -> tuple[RankCounts, ...]:
-    one = RankCounts(structures=structures, atoms=60, edges=edges, bonds=400, angles=3000)
+    """Of ranks with so many structures of 30 atoms each; edges: of two structures."""
+    one = RankCounts(structures=structures, atoms=30 * structures, edges=edges * structures // 2,
+                     bonds=200 * structures, angles=1500 * structures)  # fmt: skip
     return tuple(one for _ in range(ranks))
 
 
@@ -122,7 +124,8 @@ def campaign() -> list[Record]:
     ):
         for ranks, jobs in times.items():
             flops = 4e9 if mode == "strong" else 1e9 * ranks
-            shared = {"study": study, "mode": mode, "ranks": ranks, "model_flops": flops}
+            shared = {"study": study, "mode": mode, "ranks": ranks, "model_flops": flops,
+                      "counts_per_rank": counts(ranks, structures=8 // ranks if mode == "strong" else 2)}  # fmt: skip
             records.append(prediction(guesses[ranks], **shared))
             for number, step_s in enumerate(jobs):
                 steps = (step_s, 1.01 * step_s, 0.98 * step_s)
@@ -139,8 +142,9 @@ def continuation() -> list[Record]:
             8.0 * (1 + 0.012 * power), study="full-machine", question="How far does it go?", ranks=8 * 4**power,
             base_ranks=8, model="matris-moe-l", machine="lineshine", model_flops=1.6e15 * 4**power * 8 / 8,
             peak=Peak(flops_per_s=15.1e12 * 8 * 4**power, name="NUMA domain FP32", dtype="float32", source="a table"),
-            facts={"nodes": max(1, 4**power // 2), "assumptions": ["assumed: full bisection"]},
-            repeats_planned=0, counts_per_rank=(),
+            facts={"units": 4**power, "assumptions": ["assumed: full bisection"]}, nodes=max(1, 4**power // 2),
+            repeats_planned=0, counts_per_rank=(), ceilings=(), clock="",
+            layout={"unit": 8, "replicas": 4**power, "shard_degree": 8, "graph_degree": 8, "expert_degree": 8},
         )
         for power in range(8)
     ]  # fmt: skip
@@ -164,8 +168,9 @@ def six_jobs() -> list[Record]:
     records = []
     for mode, times in (("weak", {1: 0.1, 2: 0.11, 4: 0.13}), ("strong", {1: 0.4, 2: 0.22, 4: 0.13})):
         for ranks, base_s in times.items():
-            shared = {"study": mode, "mode": mode, "ranks": ranks, "oversubscribed": False, "base_ranks": 1,
-                      "model_flops": 4e9 if mode == "strong" else 1e9 * ranks}  # fmt: skip
+            shared = {"study": mode, "mode": mode, "ranks": ranks, "oversubscribed": False,
+                      "model_flops": 4e9 if mode == "strong" else 1e9 * ranks,
+                      "counts_per_rank": counts(ranks, structures=8 // ranks if mode == "strong" else 2)}  # fmt: skip
             records += [prediction(0.95 * base_s, repeats_planned=6, **shared), *jobs(base_s, 6, **shared)]
     return records
 

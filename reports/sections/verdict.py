@@ -1,0 +1,229 @@
+"""The verdict: what came out in a paragraph for a reader who knows none of this, and the Gordon Bell attribute table.
+
+It owns these words; the numbers are those of the other sections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from reports.campaign import Campaign
+from reports.document import Block, Bullets, Column, Section, Table, Text
+from reports.key_table import key_table
+from reports.losses import limit_sentence, measured_losses
+from reports.points import Point, StudyView, paired
+from reports.scaling_section import OVERSUBSCRIBED_NOTE, last_measured, measured_efficiency
+from reports.sections.prediction import quality_sentence
+from reports.wording import NOT_MEASURED, count_of, listed, place, seconds
+from scaling_studies.records import Record
+from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
+
+MOST_STUDIES = 4  # told one by one in the paragraph
+
+
+def sections(campaign: Campaign) -> tuple[Section, ...]:
+    """One section, always."""
+    blocks: list[Block] = [Text(text=paragraph(campaign), style="lead")]
+    blocks += [Text(text=words, style="warning") for words in _warnings(campaign)]
+    if len(campaign.views) > MOST_STUDIES:
+        blocks.append(Bullets(items=tuple(words for view in campaign.views if (words := _how_it_scaled(view)))))
+    blocks += [_every_point(campaign), attribute_table(campaign)]
+    return (Section(id="verdict", title="Verdict", short="Verdict", blocks=tuple(blocks)),)
+
+
+def paragraph(campaign: Campaign) -> str:
+    """What ran, how it scaled, what limits it, how good the prediction was: one paragraph."""
+    if campaign.is_predicted_only:
+        return " ".join([_what_was_predicted(campaign), *_scaling(campaign.views)])
+    views = [view for view in campaign.measured_views if any(point.jobs for point in view.points)]
+    if not views:
+        return "No attempt has given a measurement that counts; the reasons are listed under failures and exclusions."
+    sentences = [_what_was_run(views), *_scaling(views), _limit(views)]
+    points = paired(campaign.views)
+    sentences.append(quality_sentence(points) if points else "Nothing was predicted beside these runs.")
+    sentences += _scaling(campaign.predicted_views)
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _jobs(views: Sequence[StudyView]) -> list[Record]:
+    return [job for view in views for point in view.points for job in point.jobs]
+
+
+def _names(records: Sequence[Record], field: str) -> str:
+    return listed(sorted({str(getattr(record, field)) for record in records}))
+
+
+def _what_was_run(views: Sequence[StudyView]) -> str:
+    jobs = _jobs(views)
+    ranks = listed([f"{count:,}" for count in sorted({job.ranks for job in jobs})])
+    word = "parallel process" if ranks == "1" else "parallel processes"
+    return (
+        f"Janus trained the interatomic potential {_names(jobs, 'model')} on {_names(jobs, 'machine')} with {ranks} "
+        f"{word} (ranks); {count_of(len(jobs), 'training run')} count."
+    )
+
+
+def _scaling(views: Sequence[StudyView]) -> list[str]:
+    """How each study scaled; of many studies the lowest and the highest, the others stand in a list below."""
+    found = [(efficiency, _how_it_scaled(view)) for view in views if (efficiency := _last_efficiency(view)) is not None]
+    if len(found) <= MOST_STUDIES:
+        return [words for _, words in found]
+    lowest, highest = min(found), max(found)
+    return [f"Of {len(found)} studies, the one that ends lowest and the one that ends highest:", lowest[1], highest[1]]
+
+
+def _last_point(view: StudyView) -> Point | None:
+    """Where a study ends: at the largest point with a core for every rank, or the last prediction."""
+    if view.is_measured:
+        return last_measured(view)
+    known = [point for point in view.points if view.efficiency_predicted(point) is not None]
+    return known[-1] if known else None
+
+
+def _last_efficiency(view: StudyView) -> float | None:
+    """Efficiency where a study ends; None where that is not known or is the base point itself."""
+    point = _last_point(view)
+    if point is None or point.is_base:
+        return None
+    return view.efficiency_measured(point) if view.is_measured else view.efficiency_predicted(point)
+
+
+def _how_it_scaled(view: StudyView) -> str:
+    """The efficiency of one study where it ends, in a sentence; empty where there is none."""
+    point, efficiency = _last_point(view), _last_efficiency(view)
+    if point is None or efficiency is None:
+        return ""
+    of = "of the base's structures per second" if view.mode == "throughput" else f"{view.mode} efficiency"
+    if not view.is_measured:
+        machine = f"{point.any_record.model} on {place(point)} of {point.any_record.machine}"
+        return f"Predicted, and run by nobody here: {machine}, {100 * efficiency:.1f} % {of}."
+    shared = [other for other in view.points if other.jobs and other.oversubscribed and other is not point]
+    aside = f"; {listed([place(other) for other in shared])} share cores and are left out here" if shared else ""
+    if point.oversubscribed:
+        aside = "; its ranks share cores, which says little about a larger machine"
+    number, _, notes = measured_efficiency(view, point).partition(" (")
+    return f"In the study {view.name}, {place(point)} reach {number} {of}{f' ({notes}' if notes else ''}{aside}."
+
+
+def _limit(views: Sequence[StudyView]) -> str:
+    """What limits the study that loses most."""
+    found: list[tuple[float, str]] = []
+    for view in views:
+        point = last_measured(view)
+        efficiency = view.efficiency_measured(point) if point is not None else None
+        if point is not None and efficiency is not None and not point.is_base:
+            sentence = limit_sentence(point, measured_losses(view, point), is_predicted=False)
+            found.append((efficiency, sentence.replace("At ", f"In {view.name}, at ", 1)))
+    return min(found)[1] if found else ""
+
+
+def _what_was_predicted(campaign: Campaign) -> str:
+    records = [point.prediction for view in campaign.views for point in view.points if point.prediction is not None]
+    if not records:
+        return "No attempt has ended and nothing is predicted: there is no result yet."
+    return (
+        f"No training run is recorded here: every number is predicted, for {_names(records, 'model')} on "
+        f"{_names(records, 'machine')}, from the model's size, its structures and what is known of the machine."
+    )
+
+
+def _warnings(campaign: Campaign) -> list[str]:
+    """What a reader must know before using a number."""
+    points = [point for view in campaign.measured_views for point in view.points]
+    found = []
+    few = [point for point in points if 0 < len(point.jobs) < MIN_SAMPLES_FOR_INTERVAL]
+    if few:
+        least = min(len(point.jobs) for point in few)
+        found.append(
+            f"{len(few)} of {count_of(len(points), 'point')} rest on fewer than six jobs (as few as {least}): enough "
+            "to see the size of things, too few for a confidence interval or a comparison."
+        )
+    none = [f"{point.study} at {place(point)}" for point in points if not point.jobs]
+    if none:
+        found.append(f"No job counts for {listed(none)}.")
+    if campaign.open:
+        found.append(f"The campaign is not finished: {count_of(len(campaign.open), 'attempt')} have not ended.")
+    return found
+
+
+def _every_point(campaign: Campaign) -> Table:
+    table = key_table(campaign)
+    notes = ["Error is (predicted - measured) / measured of the step time; percent of peak is of model FLOPs."]
+    if any(point.oversubscribed for view in campaign.views for point in view.points):
+        notes.append(OVERSUBSCRIBED_NOTE)
+    return dataclasses.replace(table, caption="Every point.", note=" ".join(notes))
+
+
+def attribute_table(campaign: Campaign) -> Table:
+    """Performance attributes as papers for the ACM Gordon Bell Prize carry them."""
+    rows = (
+        ("Category of achievement", _category(campaign)),
+        ("Type of method used", "Neural interatomic potential trained by stochastic gradient descent on energies, "
+         "forces (first derivatives) and stresses; explicit and implicit do not apply"),
+        ("Results reported on the basis of", _basis(campaign)),
+        ("Precision reported", _precision(campaign)),
+        ("System scale", _scale(campaign)),
+        ("Measurement mechanism", _mechanism(campaign)),
+    )  # fmt: skip
+    columns = (Column(name="performance attribute"), Column(name="this report"))
+    return Table(
+        name="attributes", columns=columns, rows=rows, caption="Performance attributes (ACM Gordon Bell form)."
+    )
+
+
+def _category(campaign: Campaign) -> str:
+    parts = []
+    for kind, views in (("measured", campaign.measured_views), ("predicted", campaign.predicted_views)):
+        modes = [mode for mode in ("weak", "strong", "throughput") if any(view.mode == mode for view in views)]
+        if modes:
+            words = [f"{mode} scaling" if mode != "throughput" else mode for mode in modes]
+            parts.append(f"{listed(words)} ({kind if kind == 'measured' else NOT_MEASURED})")
+    return f"Scalability: {'; '.join(parts)}. Time-to-solution of a whole training is not claimed"
+
+
+def _basis(campaign: Campaign) -> str:
+    whole = "whole training step: reading data, forward, forces, double backward, gradient sum and optimizer"
+    if campaign.is_predicted_only:
+        return f"Predicted {whole}"
+    return f"Measured {whole}; start-up and the wall time of the whole process are given apart"
+
+
+def _precision(campaign: Campaign) -> str:
+    records = [record for view in campaign.views for point in view.points for record in _shown(point)]
+    return listed(sorted({record.dtype for record in records})) or "n/a"
+
+
+def _shown(point: Point) -> list[Record]:
+    return [*point.jobs, *([point.prediction] if point.prediction is not None else [])]
+
+
+def _scale(campaign: Campaign) -> str:
+    """The largest point of each machine, measured and predicted."""
+    parts = []
+    for kind, views in (("measured", campaign.measured_views), ("predicted", campaign.predicted_views)):
+        largest: dict[str, Record] = {}
+        for point in (point for view in views for point in view.points):
+            records = point.jobs if kind == "measured" else _shown(point)
+            for record in records[:1]:
+                if record.machine not in largest or record.ranks > largest[record.machine].ranks:
+                    largest[record.machine] = record
+        parts += [
+            f"{kind} up to {count_of(record.ranks, 'rank')}{_nodes(record)} of {machine}"
+            for machine, record in largest.items()
+        ]
+    return "; ".join(parts) or "n/a"
+
+
+def _nodes(record: Record) -> str:
+    return f" on {count_of(record.nodes, 'node')}" if record.nodes else ""
+
+
+def _mechanism(campaign: Campaign) -> str:
+    flops = "FLOPs by formulas from the shapes of the model and of each batch, without recomputation"
+    if campaign.is_predicted_only:
+        return f"None: nothing was measured. Times are predicted; {flops}"
+    jobs = _jobs(campaign.measured_views)
+    steps = sum(len(job.step_s) for job in jobs)
+    shortest = min((min(job.step_s) for job in jobs), default=0.0)
+    return f"Timers: {count_of(steps, 'step')}, the shortest {seconds(shortest)}, with each rank's clock; {flops}"
