@@ -47,7 +47,13 @@ def _sections(campaign: Campaign) -> Iterator[Section]:
 
 
 def _lead(campaign: Campaign) -> tuple[str, ...]:
-    return ()
+    """How the report is to be read."""
+    if campaign.is_predicted_only:
+        return ("Every number here is predicted (orange) or was published by others (green). Nothing was measured.",)
+    return (
+        "Every point of the campaign, measured beside predicted. Blue is measured, orange predicted, green published "
+        "by others; every job is drawn; what is not known says n/a.",
+    )
 
 
 def _headline(campaign: Campaign) -> tuple[tuple[str, str], ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from reports.campaign import Campaign
-from reports.document import Document, Section, Table, Text, Value
-from reports.key_table import key_table
+from reports.document import Bullets, Document, Section, Table, Text, Value
+from reports.key_table import COLUMNS, key_table
 
 VERDICT = "verdict"
 NOTES = (
@@ -22,6 +22,7 @@ def render_markdown(document: Document, campaign: Campaign) -> str:
         lines += [f"> **{_inline(document.banner)}**", ""]
     for paragraph in _paragraphs(document, verdict):
         lines += [_inline(paragraph), ""]
+    lines += [f"- {_inline(item)}" for item in _items(verdict)]
     lines += [f"- **{_inline(value)}** {_inline(name)}" for value, name in document.headline]
     warnings = list(dict.fromkeys(text.text for text in _texts(document) if text.style == "warning"))
     lines += ["", "## Read this first", "", *(f"- {_inline(text)}" for text in warnings)] if warnings else []
@@ -38,12 +39,19 @@ def _paragraphs(document: Document, verdict: Section | None) -> list[str]:
     return own or list(document.lead)
 
 
+def _items(verdict: Section | None) -> list[str]:
+    blocks = verdict.blocks if verdict is not None else ()
+    return [item for block in blocks if isinstance(block, Bullets) for item in block.items]
+
+
 def _texts(document: Document) -> list[Text]:
     return [block for section in document.sections for block in section.blocks if isinstance(block, Text)]
 
 
 def _tables(verdict: Section | None) -> list[Table]:
-    return [block for block in verdict.blocks if isinstance(block, Table)] if verdict is not None else []
+    """Tables of the verdict beside that of the points, which has its own place."""
+    blocks = verdict.blocks if verdict is not None else ()
+    return [block for block in blocks if isinstance(block, Table) and block.columns != COLUMNS]
 
 
 def _notes(campaign: Campaign) -> list[str]:
