@@ -134,6 +134,9 @@ class Runner:
         job_ids = [record.job_id for record in submitted if record.job_id]
         statuses = self.executor.poll(job_ids) if job_ids else {}
         unnamed = JobStatus(state=UNKNOWN, reason="its runner was killed before it noted the job's id")
+        self._doubts = Counter(
+            {record.tag: self._doubts[record.tag] for record in submitted if self._doubts[record.tag]}
+        )
         for record in submitted:
             if record.cell_id in self._cells:
                 self._move(record, statuses.get(record.job_id, unnamed))
@@ -141,11 +144,9 @@ class Runner:
     def _move(self, record: Record, status: JobStatus) -> None:
         folder = self.attempts.folder_of(record)
         try:
-            if status.state == QUEUED:
-                return
-            if status.state == RUNNING:
+            if status.state in (QUEUED, RUNNING):
                 self._doubts.pop(record.tag, None)
-                begin = read_facts(folder / BEGIN_FILE)
+                begin = read_facts(folder / BEGIN_FILE) if status.state == RUNNING else None
                 if record.state == SUBMITTED and begin is not None:
                     self.attempts.advance(record, records.RUNNING, started_at=begin["utc"])
                 return
@@ -170,8 +171,8 @@ class Runner:
         self._say(f"{final.tag}: {final.state}: {final.reason}")
         if self._failures[cell.id] == cell.study.max_failures:
             self._say(
-                f"study {cell.study.name} at {cell.study.scaled} = {cell.scale:,}: left alone after "
-                f"{cell.study.max_failures} failures in a row; the same command tries it again"
+                f"{_point(cell)}: left alone after {cell.study.max_failures} failures in a row; the same command tries "
+                "it again"
             )
 
     # What was planned and not submitted
@@ -264,8 +265,8 @@ class Runner:
         for cell in self._cells.values():
             if cell.code_version != now:
                 raise UserError(
-                    f"study {cell.study.name} at {cell.study.scaled} = {cell.scale:,} is of code {cell.code_version} and "
-                    f"the code is {now} by now: restore it, or start again with a new --out; what is measured stays"
+                    f"{_point(cell)} is of code {cell.code_version} and the code is {now} by now: restore it, or start "
+                    "again with a new --out; what is measured stays"
                 )
 
     # The end
@@ -292,6 +293,10 @@ class Runner:
         if text not in self._said:
             self._said.add(text)
             self._say(text)
+
+
+def _point(cell: Cell) -> str:
+    return f"study {cell.study.name} at {cell.study.scaled} = {cell.scale:,}"
 
 
 def _jobs(number: int) -> str:
