@@ -7,8 +7,8 @@ Jobs are asked for with ``--no-requeue``: a preempted job or one whose node fail
 as a new one. Slurm forgets a job soon after its end (MinJobAge); then accounting is asked, where the site keeps it.
 
 With ``arrays`` attempts of equal shape (nodes, ranks, limit, queue) become one job array. Its folder
-``arrays/NAME/`` holds its script and, per element, a link to the attempt's folder: this is the map from element to
-attempt. Slurm starts the elements of an array in turn, so the random order holds inside an array but not across two.
+``arrays/NAME/`` holds its script, a link per element to the attempt's folder, and the map ``tags.txt``: a line per
+element. Slurm starts the elements of an array in turn, so the random order holds inside an array but not across two.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 ANSWER_S = 90.0  # assumed: Slurm's own programs give up after one or two message time-outs (10 s each, sites set more)
 MOST_ELEMENTS = 1000  # slurm.conf(5): MaxArraySize is 1001 unless the site says otherwise
 ARRAY_PREFIX = "janus-array-"
+TAG_FILE = "tags.txt"
 HISTORY = "now-30days"  # how far back accounting is searched for a job by name
 LOST_WORDS = (  # slurm_errno.c: no answer, so a request may have been carried out or not
     "unable to contact slurm controller", "socket timed out", "zero bytes were transmitted", "standby mode",
@@ -125,6 +126,7 @@ def _submit_array(group: Sequence[AttemptJob]) -> dict[str, str]:
     folder.mkdir(parents=True)
     for element, attempt in enumerate(group):
         (folder / str(element)).symlink_to(os.path.relpath(attempt.folder, folder))
+    (folder / TAG_FILE).write_text("".join(f"{attempt.tag}\n" for attempt in group), encoding="utf-8")
     script = folder / "array.sh"
     lines = [
         "#!/bin/bash", f"#SBATCH --job-name={name}", f"#SBATCH --array=0-{len(group) - 1}",
@@ -179,7 +181,7 @@ def _accounting_status(job_ids: Sequence[str]) -> Iterator[tuple[str, JobStatus]
     for job_id, state, code, nodes in _sacct("JobID,State,ExitCode,NodeList", ["--jobs", ",".join(job_ids)]):
         word, _, by = state.partition(" ")  # "CANCELLED by 1000"
         if word in ENDS:
-            yield job_id, _ended(word, nodes, code if word == "FAILED" else "", by)
+            yield job_id, _ended(word, nodes, code if word == "FAILED" else "", by.replace("by ", "by user "))
 
 
 def _ended(state: str, nodes: str, exit_code: str, by: str = "") -> JobStatus:
@@ -214,11 +216,13 @@ def _accounted_attempts() -> Iterator[tuple[str, str]]:
 
 
 def _tag(job_id: str, name: str, script: Path) -> str:
-    """The attempt that a job runs: its own name, or of an array's element where its link points to."""
+    """The attempt that a job runs: its own name, or of an array's element its line in the map."""
     if not name.startswith(ARRAY_PREFIX):
         return name
-    link = script.parent / job_id.rpartition("_")[2]
-    return link.readlink().name if link.is_symlink() else ""
+    try:
+        return (script.parent / TAG_FILE).read_text(encoding="utf-8").splitlines()[int(job_id.rpartition("_")[2])]
+    except (OSError, ValueError, IndexError):  # an array of a folder that has been removed
+        return ""
 
 
 def _squeue(fields: str, options: Sequence[str]) -> Iterator[list[str]]:
