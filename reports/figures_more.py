@@ -1,0 +1,439 @@
+"""The figures about shares of peak, memory, spread and single ranks, each with its numbers. Their look is ``drawing``.
+
+Each function gives a finished ``Picture`` whose data holds every number that is drawn, or None where there is none.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from reports import flop_rates, samples, values
+from reports.document import Column, Picture, Table, Value
+from reports.drawing import (
+    IDEAL_LINE,
+    MEASURED_COLOUR,
+    PHASE_COLOURS,
+    PREDICTED_COLOUR,
+    PREDICTED_LINE,
+    PUBLISHED_COLOUR,
+    SIZE,
+    SOFT_COLOUR,
+    STYLE,
+    draw_jobs,
+    draw_line,
+    legend,
+    measured_key,
+    new_axes,
+    plain_log_axis,
+    scaled_axis,
+)
+from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView
+from reports.wording import flops_rate, place, scaled_name
+from scaling_studies.records import Ceiling, Record
+
+PART_COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#b8a000", "#5b616b")
+MOST_PARTS = len(PART_COLOURS) - 1  # the rest is drawn as one
+MOST_BARS = 64  # ranks drawn one by one; of more ranks the sorted curve is drawn
+SUSTAINED_COLOUR = "#56B4E9"
+MEASURED_MARK: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6, "color": MEASURED_COLOUR}
+
+Row = tuple[Value | str, ...]
+
+
+def _table(name: str, columns: Iterable[Column], rows: Iterable[Row]) -> Table:
+    return Table(name=f"{name}-data", columns=tuple(columns), rows=tuple(rows))
+
+
+def _numeric(name: str, csv_name: str) -> Column:
+    return Column(name=name, numeric=True, csv_name=csv_name)
+
+
+def _percents(point: Point, rate: Callable[[Record], float | None]) -> list[tuple[Record, float]]:
+    """Percent of peak of each job of a point that has one."""
+    rates = flop_rates.measured_rates(point)
+    found = []
+    for job in point.jobs:
+        own = rate(job)
+        share = rates.percent(own) if rates.note == "" and own is not None else None
+        if share is not None:
+            found.append((job, share))
+    return found
+
+
+def percent_of_peak(view: StudyView) -> Picture | None:
+    """Percent of peak of each job over the loop and over the whole wall time, and the predicted ones."""
+    kinds: tuple[tuple[str, str, Callable[[Record], float | None]], ...] = (
+        ("peak", MEASURED_COLOUR, flop_rates.loop_rate), ("sustained", SUSTAINED_COLOUR, flop_rates.wall_rate),
+    )  # fmt: skip
+    predicted = {point.x: flop_rates.predicted_rates(point) for point in view.points}
+    lines = {
+        "peak": [(x, rates.percent(rates.peak)) for x, rates in predicted.items()],
+        "sustained": [(x, rates.percent(rates.sustained)) for x, rates in predicted.items()],
+    }
+    rows: list[Row] = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
+        handles: list[Any] = []
+        for name, colour, rate in kinds:
+            marks = 0
+            for point in view.points:
+                shares = _percents(point, rate)
+                marks += len(shares)
+                draw_jobs(axes, point.x, [share for _, share in shares], hollow=point.oversubscribed, colour=colour)
+                rows += [
+                    (f"{name}, measured", values.plain(point.x), values.count(job.attempt), values.percent(share / 100))
+                    for job, share in shares
+                ]
+            handles += (
+                [Line2D([], [], label=f"{name}, each job", **{**MEASURED_MARK, "color": colour})] if marks else []
+            )
+            style = {**PREDICTED_LINE, "marker": "D" if name == "peak" else "s"}
+            if draw_line(axes, lines[name], style):
+                handles.append(Line2D([], [], label=f"{name}, predicted", **style))
+            rows += [
+                (f"{name}, predicted", values.plain(x), "", values.percent(share / 100))
+                for x, share in lines[name] if share is not None
+            ]  # fmt: skip
+        if not rows:
+            return None
+        scaled_axis(axes, [point.x for point in view.points], scaled_name(view))
+        axes.set_ylim(0, 1.1 * max(row[3].number or 0 for row in rows if isinstance(row[3], Value)))
+        axes.set_ylabel("% of the named peak")
+        legend(figure, handles)
+    columns = (Column(name="series"), _numeric(scaled_name(view), view.scaled), _numeric("attempt", "attempt"),
+               _numeric("percent of peak", "percent_of_peak"))  # fmt: skip
+    hollow = " Hollow: oversubscribed." if any(point.oversubscribed for point in view.points) else ""
+    return Picture(
+        name=f"{view.name}-peak", figure=figure, description=f"percent of peak against {scaled_name(view)}",
+        caption="Model FLOPs as a share of the named peak: over the training loop (peak) and over the whole wall time "
+        f"(sustained).{_predicted_words(view)}{hollow}",
+        data=_table(f"{view.name}-peak", columns, rows),
+    )  # fmt: skip
+
+
+def _predicted_words(view: StudyView) -> str:
+    return "" if view.is_measured else " Predicted, not measured."
+
+
+def roofline(
+    name: str, title: str, ceilings: Sequence[Ceiling], marks: Sequence[tuple[str, str, float, float]], *, tag: str
+) -> Picture | None:
+    """Achieved FLOP rate of phases against their intensity, below the ceilings.
+
+    marks: (phase, "measured" or "predicted", intensity [FLOP/byte], rate [FLOP/s]).
+    """
+    compute = [ceiling for ceiling in ceilings if ceiling.unit == "FLOP/s"]
+    memory = [ceiling for ceiling in ceilings if ceiling.unit == "byte/s"]
+    if not marks or not compute or not memory:
+        return None
+    low = min(intensity for *_, intensity, _ in marks) / 3
+    knee = max(top.value for top in compute) / min(slope.value for slope in memory)
+    high = 3 * max(knee, *(intensity for *_, intensity, _ in marks))
+    rows: list[Row] = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes((SIZE[0], 4.0))
+        for slope in memory:
+            for top in compute:
+                corner = top.value / slope.value
+                corners = [(low, low * slope.value), (corner, top.value), (high, top.value)]
+                axes.plot([x for x, _ in corners], [y for _, y in corners], **IDEAL_LINE)
+                rows += [(f"ceiling: {top.name}, {slope.name}", "", *_pair(x, y)) for x, y in corners]
+        for phase, kind, intensity, rate in marks:
+            colour = PHASE_COLOURS.get(phase, SOFT_COLOUR)
+            solid = kind == "measured"
+            axes.plot(
+                [intensity], [rate], linestyle="none", marker="o" if solid else "D", markersize=8 if solid else 7,
+                color=colour, markerfacecolor=colour if solid else "white", markeredgewidth=1.6, zorder=4,
+            )  # fmt: skip
+            rows.append((PHASE_NAMES.get(phase, phase), kind, *_pair(intensity, rate)))
+        _log_axes(axes, low, high, [rate for *_, rate in marks] + [top.value for top in compute])
+        for top in compute:
+            axes.annotate(
+                f"{top.name}, {top.dtype}", (high, top.value), xytext=(-2, 4), textcoords="offset points", ha="right",
+                fontsize=9, color=SOFT_COLOUR,
+            )  # fmt: skip
+        axes.set_xlabel("FLOPs per byte of memory moved")
+        legend(figure, _phase_key(marks), columns=3)
+    columns = (Column(name="series"), Column(name="result"), _numeric("intensity, FLOP/byte", "flop_per_byte"),
+               _numeric("rate", "flops_per_s"))  # fmt: skip
+    return Picture(
+        name=f"{name}-roofline", figure=figure, description="FLOP rate of each phase against its FLOPs per byte",
+        caption=f"Phases of a step below their ceilings, {title}.{tag}", data=_table(f"{name}-roofline", columns, rows),
+    )  # fmt: skip
+
+
+def _pair(intensity: float, rate: float) -> tuple[Value, Value]:
+    return values.plain(intensity), values.flops_rate(rate)
+
+
+def _log_axes(axes: Axes, low: float, high: float, rates: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(min(rates) / 3, max(rates) * 3)
+    plain_log_axis(axes.xaxis, low, high)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: flops_rate(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _phase_key(marks: Sequence[tuple[str, str, float, float]]) -> list[Any]:
+    """Colours of the phases that occur, and the two kinds of marks."""
+    shown = [phase for phase in PHASE_ORDER if any(mark[0] == phase for mark in marks)]
+    keys: list[Any] = [Patch(color=PHASE_COLOURS[phase], label=PHASE_NAMES[phase]) for phase in shown]
+    style: dict[str, Any] = {"linestyle": "none", "color": SOFT_COLOUR, "markeredgewidth": 1.6}
+    if any(kind == "measured" for _, kind, *_ in marks):
+        keys.append(Line2D([], [], marker="o", label="measured", **style))
+    if any(kind == "predicted" for _, kind, *_ in marks):
+        keys.append(Line2D([], [], marker="D", markerfacecolor="white", label="predicted", **style))
+    return keys
+
+
+def memory(view: StudyView, limit_of: Callable[[Point], float | None]) -> Picture | None:
+    """Memory of the fullest rank: predicted parts as hatched bars, jobs as marks on them, the limit where known."""
+    points = [point for point in view.points if _has_memory(point)]
+    if not points:
+        return None
+    parts = {point.x: _parts(point) for point in points}
+    totals: dict[str, float] = {}
+    for own in parts.values():
+        for part, size in own.items():
+            totals[part] = max(totals.get(part, 0.0), size)
+    order = sorted(totals, key=lambda part: -totals[part])
+    shown, rest = order[:MOST_PARTS], order[MOST_PARTS:]
+    names = [*shown, *(["other parts"] if rest else [])]
+    colours = dict(zip(names, PART_COLOURS, strict=False))
+    rows: list[Row] = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes((SIZE[0], 1.5 + 0.42 * max(len(points), 2)))
+        for place_y, point in enumerate(points):
+            left = 0.0
+            bar = {part: parts[point.x].get(part, 0.0) for part in shown}
+            if rest:
+                bar["other parts"] = sum(parts[point.x].get(part, 0.0) for part in rest)
+            for part, size in bar.items():
+                axes.barh(place_y, _gib(size), left=_gib(left), height=0.6, color=colours[part], hatch="////",
+                          edgecolor="white", linewidth=0.5)  # fmt: skip
+                left += size
+            rows += [
+                (place(point), f"predicted: {part}", "", values.memory(size)) for part, size in bar.items() if size
+            ]
+            rows += _memory_marks(axes, place_y, point, limit_of(point))
+        axes.set_yticks(range(len(points)), [place(point) for point in points])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, None)
+        axes.set_xlabel("memory of the fullest rank, GiB (hatched: predicted)")
+        handles: list[Any] = [
+            Patch(facecolor=colours[part], hatch="////", edgecolor="white", label=part) for part in names
+        ]
+        handles += measured_key(points)
+        if any(limit_of(point) for point in points):
+            handles.append(Line2D([], [], color=PREDICTED_COLOUR, linewidth=2, label="limit"))
+        legend(figure, handles, columns=3)
+    columns = (Column(name="point"), Column(name="series"), _numeric("attempt", "attempt"),
+               _numeric("memory", "memory_bytes"))  # fmt: skip
+    return Picture(
+        name=f"{view.name}-memory", figure=figure, description="memory of the fullest rank at each point, by part",
+        caption=f"Memory of the fullest rank.{_predicted_words(view)}", wide=True,
+        data=_table(f"{view.name}-memory", columns, rows),
+    )  # fmt: skip
+
+
+def _memory_marks(axes: Axes, place_y: float, point: Point, limit: float | None) -> list[Row]:
+    """The jobs of a point and its limit, drawn on its bar; their rows of data."""
+    jobs = [(job, float(job.memory_bytes)) for job in point.jobs if job.memory_bytes]
+    face: dict[str, Any] = {"markerfacecolor": "white"} if point.oversubscribed else {}
+    axes.plot([_gib(size) for _, size in jobs], [place_y] * len(jobs), **MEASURED_MARK, **face, zorder=4)
+    rows: list[Row] = [(place(point), "measured", values.count(job.attempt), values.memory(size)) for job, size in jobs]
+    if limit is not None:
+        axes.plot([_gib(limit)] * 2, [place_y - 0.36, place_y + 0.36], color=PREDICTED_COLOUR, linewidth=2, zorder=3)
+        rows.append((place(point), "limit", "", values.memory(limit)))
+    return rows
+
+
+def _gib(value_bytes: float) -> float:
+    return value_bytes / 2**30
+
+
+def _has_memory(point: Point) -> bool:
+    return any(record.memory_bytes for record in (*point.jobs, point.prediction) if record is not None)
+
+
+def _parts(point: Point) -> dict[str, float]:
+    """Predicted parts of a point's memory [bytes]; the whole as one part where the parts are not recorded."""
+    prediction = point.prediction
+    if prediction is None or not prediction.memory_bytes:
+        return {}
+    return dict(prediction.memory_parts) or {"all parts": float(prediction.memory_bytes)}
+
+
+def order_of_jobs(views: Sequence[StudyView]) -> Picture | None:
+    """Each job's step time relative to the median of its point, in the order in which the jobs began."""
+    points = {point.cell_id: point for view in views for point in view.points if len(point.jobs) > 1}
+    order = samples.by_start([job for point in points.values() for job in point.jobs])
+    if not order:
+        return None
+    drawn = []
+    for number, job in enumerate(order, 1):
+        point = points[job.cell_id]
+        assert point.measured is not None, f"{point.cell_id} has {len(point.jobs)} jobs and no median"
+        drawn.append((number, job, point, statistics.median(job.step_s) / point.measured.median))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes((1.6 * SIZE[0], 3.2))
+        axes.axhline(100, **IDEAL_LINE)
+        for hollow in (False, True):
+            own = [(number, 100 * share) for number, _, point, share in drawn if point.oversubscribed == hollow]
+            face: dict[str, Any] = {"markerfacecolor": "white"} if hollow else {}
+            axes.plot([number for number, _ in own], [share for _, share in own], **MEASURED_MARK, **face, zorder=3)
+        axes.set_xlabel("jobs in the order in which they began")
+        axes.set_ylabel("% of the median\nof the job's point")
+        legend(
+            figure, [*measured_key(list(points.values())), Line2D([], [], label="median of the point", **IDEAL_LINE)], 3
+        )
+    columns = (_numeric("number", "number"), Column(name="study"), Column(name="point"), _numeric("attempt", "attempt"),
+               Column(name="began"), _numeric("relative to the median", "percent_of_median"))  # fmt: skip
+    rows: list[Row] = [
+        (values.count(number), job.study, place(point), values.count(job.attempt), job.started_at or "n/a",
+         values.percent(share))
+        for number, job, point, share in drawn
+    ]  # fmt: skip
+    return Picture(
+        name="order-of-jobs", figure=figure, description="step time of each job, relative to its point, in time order",
+        caption="Every job against the median of its point, in the order in which they began. A slope would be a drift "
+        "of the machine.",
+        data=_table("order-of-jobs", columns, rows), wide=True,
+    )  # fmt: skip
+
+
+def spread_of_steps(view: StudyView) -> Picture | None:
+    """Each job as a line from its shortest to its longest step, with a mark at the median."""
+    points = [point for point in view.points if point.jobs]
+    if not points:
+        return None
+    rows: list[Row] = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes()
+        for point in points:
+            count = len(point.jobs)
+            width = min(0.06, 0.5 / count)
+            for number, job in enumerate(point.jobs):
+                x = point.x * 2 ** (width * (number - (count - 1) / 2))
+                low, middle, high = min(job.step_s), statistics.median(job.step_s), max(job.step_s)
+                axes.plot([x, x], [low, high], color=MEASURED_COLOUR, linewidth=1.0, alpha=0.6, zorder=2)
+                face: dict[str, Any] = {"markerfacecolor": "white"} if point.oversubscribed else {}
+                mark = {**MEASURED_MARK, "markersize": 5 if count <= 8 else 3.5}
+                axes.plot([x], [middle], **mark, **face, zorder=3)
+                rows.append((values.plain(point.x), values.count(job.attempt), values.count(len(job.step_s)),
+                             *(values.time(value) for value in (low, middle, high))))  # fmt: skip
+        scaled_axis(axes, [point.x for point in points], scaled_name(view))
+        axes.set_ylim(0, 1.05 * max(max(job.step_s) for point in points for job in point.jobs))
+        axes.set_ylabel("time of one step, s")
+        keys: list[Any] = [*measured_key(points), Line2D([], [], color=MEASURED_COLOUR, linewidth=1, alpha=0.6,
+                                                         label="shortest to longest step")]  # fmt: skip
+        legend(figure, keys)
+    columns = (_numeric(scaled_name(view), view.scaled), _numeric("attempt", "attempt"), _numeric("steps", "steps"),
+               _numeric("shortest", "shortest_s"), _numeric("median", "median_s"), _numeric("longest", "longest_s"),
+               )  # fmt: skip
+    return Picture(
+        name=f"{view.name}-steps", figure=figure, description=f"range of step times of each job by {scaled_name(view)}",
+        caption="Steps after warm-up: each job from its shortest to its longest step, the mark at its median.",
+        data=_table(f"{view.name}-steps", columns, rows),
+    )  # fmt: skip
+
+
+def ranks_of_point(
+    name: str, title: str, series: Sequence[tuple[str, str, str, Sequence[float], str]], *, tag: str = ""
+) -> Picture | None:
+    """Values of the single ranks, one panel for each quantity, a stacked one for series of the same quantity.
+
+    series: (quantity with unit, series, colour, value of each rank, "measured" or "planned"). Up to MOST_BARS ranks are
+    bars in order; more are curves over the ranks sorted by the panel's sum.
+    """
+    panels: dict[str, list[tuple[str, str, Sequence[float], str]]] = {}
+    for quantity, label, colour, numbers, kind in series:
+        if numbers:
+            panels.setdefault(quantity, []).append((label, colour, numbers, kind))
+    if not panels:
+        return None
+    rows: list[Row] = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(SIZE[0], 0.9 + 1.75 * len(panels)), layout="constrained")
+        all_axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        handles: list[Any] = []
+        for axes, (quantity, stack) in zip(all_axes, panels.items(), strict=True):
+            _draw_ranks(axes, stack)
+            axes.set_ylabel(quantity)
+            for label, colour, numbers, kind in stack:
+                handles.append(Patch(color=colour, label=f"{label}, {kind}"))
+                rows += [(quantity, f"{label}, {kind}", values.count(rank), values.plain(number))
+                         for rank, number in enumerate(numbers)]  # fmt: skip
+        many = max(len(stack[0][2]) for stack in panels.values()) > MOST_BARS
+        all_axes[-1].set_xlabel("ranks, sorted" if many else "rank")
+        legend(figure, handles)
+    columns = (Column(name="quantity"), Column(name="series"), _numeric("rank", "rank"), _numeric("value", "value"))
+    return Picture(
+        name=f"{name}-ranks", figure=figure, description="values of each rank", caption=f"{title}{tag}",
+        data=_table(f"{name}-ranks", columns, rows),
+    )  # fmt: skip
+
+
+def _draw_ranks(axes: Axes, stack: Sequence[tuple[str, str, Sequence[float], str]]) -> None:
+    """Stacked bars of each rank, or filled curves over the sorted ranks where there are many."""
+    num_ranks = len(stack[0][2])
+    order = list(range(num_ranks))
+    if num_ranks > MOST_BARS:
+        order.sort(key=lambda rank: sum(numbers[rank] for _, _, numbers, _ in stack))
+    bottom = [0.0] * num_ranks
+    for _, colour, numbers, _ in stack:
+        heights = [numbers[rank] for rank in order]
+        top = [low + height for low, height in zip(bottom, heights, strict=True)]
+        if num_ranks > MOST_BARS:
+            axes.fill_between(range(num_ranks), bottom, top, color=colour, linewidth=0)
+        else:
+            axes.bar(range(num_ranks), heights, bottom=bottom, color=colour, width=0.72)
+        bottom = top
+    axes.grid(axis="x", visible=False)
+    axes.set_ylim(0, 1.08 * max(bottom))
+    if num_ranks <= 16:
+        axes.set_xticks(range(num_ranks))
+
+
+def beside_published(entries: Sequence[tuple[str, dict[str, float]]], name: str, title: str) -> Picture | None:
+    """Percentages of a machine side by side: (quantity, result -> percent); None where nothing is to compare."""
+    kinds: tuple[tuple[str, str, str, float], ...] = (
+        ("measured", MEASURED_COLOUR, "o", 7), ("predicted", PREDICTED_COLOUR, "D", 7),
+        ("published", PUBLISHED_COLOUR, "*", 13),
+    )  # fmt: skip
+    if not any(set(found) - {"published"} for _, found in entries):
+        return None
+    rows: list[Row] = []
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_axes((SIZE[0], 1.2 + 0.42 * len(entries)))
+        handles = []
+        for kind, colour, marker, size in kinds:
+            shown = [(found[kind], y) for y, (_, found) in enumerate(entries) if kind in found]
+            style: dict[str, Any] = {"linestyle": "none", "marker": marker, "markersize": size, "color": colour}
+            style |= {"markerfacecolor": "white", "markeredgewidth": 1.4} if kind == "predicted" else {}
+            if shown:
+                axes.plot([value for value, _ in shown], [y for _, y in shown], zorder=4, **style)
+                handles.append(Line2D([], [], label=kind, **style))
+            rows += [(entries[y][0], kind, values.percent(value / 100)) for value, y in shown]
+        axes.set_yticks(range(len(entries)), [entry[0] for entry in entries])
+        axes.set_ylim(len(entries) - 0.5, -0.5)
+        axes.set_xlim(0, 104)
+        axes.set_xlabel("%")
+        legend(figure, handles, columns=3)
+    columns = (Column(name="quantity"), Column(name="result"), _numeric("percent", "percent"))
+    return Picture(
+        name=f"{name}-beside-published", figure=figure, description="percentages of a machine, by result",
+        caption=title, data=_table(f"{name}-beside-published", columns, rows),
+    )  # fmt: skip
