@@ -20,7 +20,7 @@ def percent(fraction: float | None, tone: Tone = "", digits: int = 1) -> Value:
     """A fraction as percent; number in percent."""
     if fraction is None:
         return NOT_KNOWN
-    return Value(text=f"{100 * fraction:.{digits}f} %", number=100 * fraction, tone=tone)
+    return Value(text=wording.percent(fraction, digits), number=100 * fraction, tone=tone)
 
 
 def signed_percent(fraction: float | None, tone: Tone = "") -> Value:
@@ -34,7 +34,8 @@ def percent_range(low: float | None, high: float | None) -> Value:
     """Two ends of an interval of fractions as percent; number: the lower end."""
     if low is None or high is None:
         return NOT_KNOWN
-    return Value(text=f"{100 * low:.1f} to {100 * high:.1f} %", number=100 * low)
+    text = f"{wording.percent(low).removesuffix(' %')} to {wording.percent(high)}"
+    return Value(text=text, number=100 * low)
 
 
 def count(number: float | None, tone: Tone = "") -> Value:

@@ -20,7 +20,9 @@ def seconds(value_s: float, *, unit: bool = True) -> str:
     """A time with three significant digits: milliseconds below one second. unit False: milliseconds as a number."""
     if not unit:
         return f"{1e3 * value_s:.4g}"
-    if value_s and abs(value_s) < 1e-3:
+    if abs(value_s) < 1e-9:
+        return "0 s"
+    if abs(value_s) < 1e-3:
         return f"{1e6 * value_s:.3g} µs"
     if abs(value_s) < 1:
         return f"{1e3 * value_s:.3g} ms"
@@ -30,6 +32,12 @@ def seconds(value_s: float, *, unit: bool = True) -> str:
 def count_of(number: float, thing: str) -> str:
     """A number with its noun: 1 rank, 2 ranks."""
     return f"{number:,.0f} {thing}{'' if number == 1 else 's'}"
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction as percent."""
+    text = f"{abs(100 * fraction):.{digits}f}"
+    return f"{'−' if fraction < 0 and float(text) else ''}{text} %"
 
 
 def signed_percent(fraction: float) -> str:
@@ -89,18 +97,19 @@ def scaled_name(view: StudyView | Point) -> str:
     return SCALED_NAMES[view.scaled]
 
 
+def scaled_place(scaled: str, x: float) -> str:
+    """A value of what is scaled: "4 ranks", "8 structures per rank"."""
+    return count_of(x, "rank") if scaled == "ranks" else f"{count_of(x, 'structure')} per rank"
+
+
 def place(point: Point) -> str:
-    """Where a point lies, without its study: "4 ranks", "8 structures per rank"."""
-    if point.scaled == "ranks":
-        return count_of(point.ranks, "rank")
-    return f"{point.x:g} structure{'' if point.x == 1 else 's'} per rank"
+    """Where a point lies, without its study."""
+    return scaled_place(point.scaled, point.x)
 
 
 def base_place(view: StudyView) -> str:
     """Where the base point of a study lies."""
-    if view.scaled == "ranks":
-        return count_of(view.base_ranks, "rank")
-    return f"{view.base_x:g} structure{'' if view.base_x == 1 else 's'} per rank"
+    return scaled_place(view.scaled, view.base_x)
 
 
 def study_title(view: StudyView) -> str:

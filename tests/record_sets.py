@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from scaling_studies.records import (
@@ -173,6 +174,17 @@ def six_jobs() -> list[Record]:
                       "counts_per_rank": counts(ranks, structures=8 // ranks if mode == "strong" else 2)}  # fmt: skip
             records += [prediction(0.95 * base_s, repeats_planned=6, **shared), *jobs(base_s, 6, **shared)]
     return records
+
+
+def longer_sync(extra_s: float = 0.02) -> list[Record]:
+    """``six_jobs`` later: at 4 ranks of the weak study each step is so much longer in "sync", all else as it was."""
+    changed = []
+    for one in six_jobs():
+        if (one.study, one.ranks, one.source) == ("weak", 4, MEASURED):
+            phases = {**one.phase_s, "sync": tuple(value + extra_s for value in one.phase_s["sync"])}
+            one = dataclasses.replace(one, step_s=tuple(value + extra_s for value in one.step_s), phase_s=phases)
+        changed.append(one)
+    return changed
 
 
 def throughput(number: int = 6) -> list[Record]:
