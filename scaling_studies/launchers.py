@@ -25,9 +25,9 @@ def attempt_job(tag: str, folder: Path, cell: Cell, data: Path, *, trainer: Sequ
     settings = cell.executor
     job = Job(
         name=tag, command=trainer_command(cell, data.resolve(), folder.resolve() / RUN_FOLDER, trainer=trainer),
-        ranks=cell.ranks, nodes=cell.nodes, ranks_per_node=settings.ranks_per_node or cell.ranks, threads=settings.threads,
-        time_limit_s=cell.study.time_out_s, gpus_per_node=settings.gpus_per_node, transport=cell.study.transport,
-        queue=settings.queue, account=settings.account, launcher=settings.launcher,
+        ranks=cell.ranks, nodes=cell.nodes, ranks_per_node=settings.ranks_per_node or cell.ranks,
+        threads=settings.threads, time_limit_s=cell.study.time_out_s, gpus_per_node=settings.gpus_per_node,
+        transport=cell.study.transport, queue=settings.queue, account=settings.account, launcher=settings.launcher,
         comments=(f"study {cell.study.name}: {cell.study.question}",),
     )  # fmt: skip
     return AttemptJob(tag=tag, folder=folder.resolve(), job=job)

@@ -61,10 +61,10 @@ def _failure(attempt: Record, folder: Path, status: JobStatus, end: dict[str, ob
         return outcome, f"{reason or 'so the scheduler says'}; see {folder.name}/log.txt"
     if NO_MEMORY.search(_tail(folder / "log.txt")):
         return OOM, f"exit code {code}: {words}" if code is not None else f"out of memory: {words}"
-    if code == KILLED:
-        return OOM, f"exit code {code}, killed as the memory killer does it: {words}"
     if outcome == FAILED and reason and not reason.startswith(("exit code", "failed")):
         return FAILED, f"{reason}: {words}"  # preempted, a node failed, cancelled: not the program's doing
+    if code == KILLED:
+        return OOM, f"exit code {code}, killed as the memory killer does it: {words}"
     if code is not None:
         return FAILED, f"exit code {code}: {words}"
     return FAILED, _lost(attempt, folder, status, words)
