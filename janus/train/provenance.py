@@ -69,7 +69,7 @@ def _mpi_version() -> str:
     """First line of the MPI library's own description. It is not loaded for the asking."""
     if "mpi4py.MPI" not in sys.modules:
         return host_facts.not_applicable("no MPI library is loaded in this run")
-    return sys.modules["mpi4py.MPI"].Get_library_version().splitlines()[0].strip()
+    return " ".join(sys.modules["mpi4py.MPI"].Get_library_version().splitlines()[0].split())
 
 
 def _nccl_version() -> str:

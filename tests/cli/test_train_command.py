@@ -7,10 +7,14 @@ import pytest
 from train_runs import BIN, TINY, environment, launch, make_store
 
 from janus.cli.main import main
+from janus.config import read_toml
 from janus.data.store import write_store
 from janus.data.structure import Structure
 from janus.layout import Layout
 from janus.train.steplog import read_step_log
+from scaling_studies.code_version import trainer_version
+from scaling_studies.job_facts import collect
+from scaling_studies.provenance import missing, of_attempt
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,7 @@ def test_experts_are_counted_on_two_ranks_of_torchrun(store, tmp_path):
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["world_size"], summary["provenance"]["launcher"]) == (2, "torchrun")
+    require_whole_provenance(summary, out)
     line = next(read_step_log(out / "steps.jsonl"))
     assert [rank["rank"] for rank in line["ranks"]] == [0, 1]
     top_k = 2
@@ -74,6 +79,19 @@ def test_experts_are_counted_on_two_ranks_of_torchrun(store, tmp_path):
     for layer, loads in line["tokens_per_expert"].items():
         assert len(loads) == 8
         assert sum(loads) == top_k * tokens[layer.split()[-1]]
+
+
+def require_whole_provenance(summary, out):
+    """With the facts of a job around it, a run says all that a campaign requires."""
+    code = {"revision": "abc", "diff": "def", "distributions": "012"}
+    known = of_attempt(summary, read_toml(out / "config.toml"), collect("begin"), collect("end", 0), code, order_seed=0)
+    assert missing(known) == []
+    assert known["code_version"] == trainer_version()
+    assert known["seeds"] == {"run": 0, "data": 0, "order": 0}
+    (host,) = summary["provenance"]["hosts"]
+    assert all(place.startswith(f"{host} cores ") for place in known["placement"])
+    assert len(known["placement"]) == 2
+    assert known["library_versions"]["transport"].startswith("part of torch")
 
 
 def test_the_loss_goes_down(store, tmp_path):
@@ -92,8 +110,6 @@ def plan_file(tmp_path, **changes):
 
 
 def test_a_plan_is_laid_over_the_settings(store, tmp_path):
-    from janus.config import read_toml
-
     out = tmp_path / "run"
     words = ["--data", str(store.path), "--out", str(out), "--plan", plan_file(tmp_path), *TINY]
     assert main(["train", *words, "--steps", "1"]) == 0
