@@ -147,20 +147,24 @@ def _missing_jobs(found: _Findings, point: Point) -> None:
         found.add(BROKEN, "planned jobs are missing and no attempt says why", counted)
 
 
-def _declared_points(declared: dict[str, object]) -> list[float]:
-    """Values of what a declared study scales."""
-    values = declared.get("structures_per_rank" if declared.get("mode") == "throughput" else "ranks")
-    return [float(value) for value in values] if isinstance(values, list | tuple) else []
+def declared_gaps(campaign: Campaign) -> list[tuple[str, str, float]]:
+    """(study, what it scales, value) of declared points without any record."""
+    gaps = []
+    for name, declared in (campaign.declared or {}).items():
+        scaled = "structures_per_rank" if declared.get("mode") == "throughput" else "ranks"
+        present = {record.x for record in campaign.records if record.study == name}
+        wanted = declared.get(scaled)
+        found = wanted if isinstance(wanted, list | tuple) else []
+        gaps += [(name, scaled.replace("_", " "), float(value)) for value in found if float(value) not in present]
+    return gaps
 
 
 def _held_against_declaration(found: _Findings, campaign: Campaign) -> None:
     """Declared points without any record; points with more jobs than were declared."""
+    if absent := [f"{name} at {value:g} {scaled}" for name, scaled, value in declared_gaps(campaign)]:
+        found.add(BROKEN, "a declared point of which no record says what became of it", absent)
     for name, declared in (campaign.declared or {}).items():
         points = [point for view in campaign.views if view.name == name for point in view.points]
-        present = {point.x for point in points}
-        absent = [f"{name} at {value:g}" for value in _declared_points(declared) if value not in present]
-        if absent:
-            found.add(BROKEN, "a declared point of which no record says what became of it", absent)
         stop = declared.get("max_repeats") if declared.get("stop_ci_percent") else declared.get("repeats")
         more = [place(point) for point in points if isinstance(stop, int) and len(point.jobs) > stop]
         if more:

@@ -1,0 +1,88 @@
+"""What the figures leave out and why: every attempt, prediction and file that does not count; planned beside shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from reports import values
+from reports.campaign import Campaign
+from reports.document import Block, Column, Section, Table, Text, Value
+from reports.document_checks import EXCLUSION_TABLE
+from reports.points import Point
+from reports.rules import declared_gaps
+from reports.scaling_section import jobs_value
+from reports.wording import count_of, place
+from scaling_studies.records import Record
+
+COLUMNS = (
+    Column(name="study"),
+    Column(name="point"),
+    Column(name="attempt"),
+    Column(name="state"),
+    Column(name="reason"),
+)
+Row = tuple[Value | str, ...]
+
+
+def sections(campaign: Campaign) -> tuple[Section, ...]:
+    """One section, also where nothing was left out."""
+    rows = [row for view in campaign.views for point in view.points for row in _of_point(point)]
+    rows += [("", "", f"file {name}", "refused", reason) for name, reason in campaign.folder.refused]
+    blocks: list[Block] = [Text(text=_words(campaign, len(rows)))]
+    if rows:
+        blocks.append(Table(name=EXCLUSION_TABLE, columns=COLUMNS, rows=tuple(rows),
+                            caption="Everything that does not count, with its reason."))  # fmt: skip
+    if planned := _planned(campaign):
+        blocks.append(planned)
+    return (
+        Section(id="left-out", title="Failures and exclusions", short="Left out", blocks=tuple(blocks)),
+    )  # fmt: skip
+
+
+def _of_point(point: Point) -> list[Row]:
+    rows = [_row(point, record.tag, record) for record in point.excluded]
+    if point.prediction is not None and point.predicted_s is None:
+        rows.append(_row(point, "prediction", point.prediction))
+    return rows
+
+
+def _row(point: Point, name: str, record: Record) -> Row:
+    bad = Value(text=record.state, tone="bad")
+    return (point.study, place(point), name, bad, record.reason)
+
+
+def _words(campaign: Campaign, number: int) -> str:
+    ended = campaign.measured
+    if not ended:
+        left = f"{count_of(number, 'prediction or file')} listed below" if number else "no prediction failed"
+        return f"No attempt has ended here; {left}."
+    states = Counter(record.state for record in ended)
+    counted = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
+    waiting = f" {count_of(len(campaign.open), 'attempt')} have not ended." if campaign.open else ""
+    tail = "Those listed below do not count in any figure." if number else "All of them count."
+    return f"{count_of(len(ended), 'measured attempt')} have ended: {counted}.{waiting} {tail}"
+
+
+def _planned(campaign: Campaign) -> Table | None:
+    """Jobs planned and shown of every point; points that were declared and have no record are in it too."""
+    rows: list[Row] = []
+    for view in campaign.views:
+        for point in view.points:
+            if point.repeats_planned or point.jobs or point.excluded or point.open:
+                rows.append((view.name, place(point), jobs_value(point), values.count(len(point.excluded)),
+                             values.count(len(point.open)), _state(point)))  # fmt: skip
+    for name, scaled, value in declared_gaps(campaign):
+        rows.append((name, f"{value:g} {scaled}", "0", values.count(0), values.count(0), "no record"))
+    columns = (Column(name="study"), Column(name="point"), Column(name="jobs counted of planned", numeric=True),
+               Column(name="left out", numeric=True), Column(name="not ended", numeric=True),
+               Column(name="state"))  # fmt: skip
+    return Table(name="planned-and-shown", columns=columns, rows=tuple(rows), folded=True,
+                 caption="Planned and shown.") if rows else None  # fmt: skip
+
+
+def _state(point: Point) -> str:
+    if len(point.jobs) >= point.repeats_planned:
+        return "complete"
+    if not (point.jobs or point.excluded or point.open):
+        return "predicted only"
+    return "running" if point.open else "incomplete"

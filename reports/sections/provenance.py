@@ -1,0 +1,126 @@
+"""Where the results come from: each required field with all its values, and the factors with their levels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from reports import values
+from reports.campaign import Campaign
+from reports.document import Block, Column, Heading, Section, Table, Text, Tone, Value
+from reports.wording import plain
+from scaling_studies.provenance import MAY_BE_EMPTY, MEANINGS, missing
+from scaling_studies.records import Record
+
+SHOWN_VALUES = 3  # of a field that differs, before the rest is counted
+SHOWN_CHARACTERS = 400  # of one value
+PER_JOB = ("start", "end", "job_id")  # differ from job to job by their nature: shown by range
+FACTORS = ("mode", "ranks", "nodes", "model", "dtype", "machine", "executor")
+SAMPLE_FACTORS = (
+    "host",
+    "node_list",
+    "code_revision",
+    "code_version",
+    "library_versions",
+    "clocks",
+    "driver",
+    "devices",
+)
+
+
+def sections(campaign: Campaign) -> tuple[Section, ...]:
+    """One section; of a predicted campaign, what the predictions come from."""
+    jobs = [job for view in campaign.measured_views for point in view.points for job in point.jobs]
+    blocks: list[Block] = []
+    if jobs:
+        blocks += [_words(jobs), _fields(jobs), Heading(text="Factors and their levels"), _factors(jobs)]
+    predictions = [record for record in campaign.records if record.source == "predicted"]
+    if predictions:
+        blocks += [Heading(text="Predictions"), _predictions(predictions)]
+    if not blocks:
+        blocks.append(Text(text="Nothing was measured or predicted, so there is none: n/a."))
+    return (Section(id="provenance", title="Provenance", short="Provenance", blocks=tuple(blocks)),)
+
+
+def _words(jobs: Sequence[Record]) -> Text:
+    gaps = Counter(name for job in jobs for name in missing(job.provenance))
+    if not gaps:
+        return Text(text=f"Every required field is on record for all {len(jobs):,} jobs that count.")
+    listed = ", ".join(f"{name} ({number:,} jobs)" for name, number in gaps.items())
+    return Text(text=f"Not recorded, so those jobs cannot be reproduced from this report: {listed}.", style="warning")
+
+
+def _fields(jobs: Sequence[Record]) -> Table:
+    """Required fields first, then what else was kept; each with its different values."""
+    others = dict.fromkeys(name for job in jobs for name in job.provenance if name not in MEANINGS)
+    rows = []
+    for name in (*MEANINGS, *others):
+        found = [as_text(name, job.provenance.get(name)) for job in jobs]
+        rows.append((name.replace("_", " "), _shown(name, found), values.count(len(set(found))),
+                     MEANINGS.get(name, "")))  # fmt: skip
+    columns = (Column(name="field"), Column(name="value"), Column(name="different values", numeric=True),
+               Column(name="what it is"))  # fmt: skip
+    return Table(name="provenance", columns=columns, rows=tuple(rows), folded=True,
+                 caption="Provenance of the jobs that count; a field that differs shows its values.")  # fmt: skip
+
+
+def as_text(name: str, value: object) -> str:
+    """A value as people read it: "none" where that is known, else "n/a"."""
+    return "none" if name in MAY_BE_EMPTY and value is not None and not value else plain(value)
+
+
+def _shown(name: str, found: Sequence[str]) -> str:
+    """All values of a field: a range for those that differ by nature, else the most frequent ones with their number."""
+    counted = Counter(found)
+    if name in PER_JOB and len(counted) > 1:
+        return f"{min(found)} to {max(found)}"
+    parts = [
+        _short(value) if len(counted) == 1 else f"{_short(value)} ({number:,} jobs)"
+        for value, number in counted.most_common(SHOWN_VALUES)
+    ]
+    rest = len(counted) - SHOWN_VALUES
+    return " | ".join(parts) + (f" | and {rest:,} more" if rest > 0 else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
+def _factors(jobs: Sequence[Record]) -> Table:
+    """What can change a time: the same in all jobs, varied by the studies, or differing by itself."""
+    rows = [_factor(name, [plain(getattr(job, name)) for job in jobs], controlled=True) for name in CONTROLLED]
+    rows.append(_factor("structures in a step", [f"{job.structures}" for job in jobs], controlled=True))
+    rows += [
+        _factor(name, [as_text(name, job.provenance.get(name)) for job in jobs], controlled=False)
+        for name in UNCONTROLLED
+    ]
+    columns = (Column(name="factor"), Column(name="levels", numeric=True), Column(name="kind"),
+               Column(name="values"))  # fmt: skip
+    return Table(name="factors", columns=columns, rows=tuple(rows),
+                 caption="What may change a time, and whether it was constant, varied on purpose or differed.",
+                 note="Differed: it was not controlled, so part of the spread of jobs may come from it.")  # fmt: skip
+
+
+def _factor(name: str, found: Sequence[str], *, controlled: bool) -> tuple[Value | str, ...]:
+    levels = sorted(set(found), key=_order)
+    kind = "constant" if len(levels) == 1 else "varied on purpose" if controlled else "differed"
+    text = "; ".join(_short(level) for level in levels[:SHOWN_LEVELS]) + ("; ..." if len(levels) > SHOWN_LEVELS else "")
+    tone: Tone = "bad" if kind == "differed" else ""
+    return (name.replace("_", " "), values.count(len(levels)), Value(text=kind, tone=tone), text)
+
+
+def _order(text: str) -> tuple[int, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return (0, float(text), "")
+    except ValueError:
+        return (1, 0.0, text)
+
+
+def _predictions(records: Sequence[Record]) -> Table:
+    """By what, for which machine and model each study was predicted."""
+    rows: dict[tuple[str, ...], None] = {}
+    for record in records:
+        rows[(record.study, record.machine, record.model, record.dtype, record.method)] = None
+    columns = tuple(Column(name=name) for name in ("study", "machine", "model", "dtype", "method"))
+    return Table(name="prediction-provenance", columns=columns, rows=tuple(rows))
