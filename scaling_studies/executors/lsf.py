@@ -43,6 +43,7 @@ ENDS = {
     "TERM_RUNLIMIT": TIMEOUT, "TERM_DEADLINE": TIMEOUT, "TERM_CPULIMIT": TIMEOUT, "TERM_MEMLIMIT": OOM,
     "TERM_SWAP": OOM,
 }  # fmt: skip
+CANCELLED = ("TERM_OWNER", "TERM_FORCE_OWNER", "TERM_ADMIN", "TERM_FORCE_ADMIN")
 SUBMITTED = re.compile(r"Job <(\d+)> is submitted")
 FORGOTTEN = re.compile(r"is not found|No (matching |unfinished )?job found", re.IGNORECASE)
 OVER = re.compile(r"is not found|No matching job|already finished|is being terminated", re.IGNORECASE)
@@ -124,5 +125,8 @@ def _end(job: Mapping[str, Any]) -> tuple[str, str]:
     if job["STAT"] == "DONE":
         return DONE, ""
     reason = job.get("EXIT_REASON", "").strip()
-    outcome = ENDS.get(reason.partition(":")[0], FAILED)
-    return outcome, reason or f"exit code {job.get('EXIT_CODE') or 'not known'}"
+    word = reason.partition(":")[0]
+    if not reason:
+        return FAILED, f"exit code {job.get('EXIT_CODE') or 'not known'}"
+    prefix = "preempted: " if word == "TERM_PREEMPT" else "cancelled: " if word in CANCELLED else ""
+    return ENDS.get(word, FAILED), prefix + reason

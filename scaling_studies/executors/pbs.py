@@ -45,6 +45,7 @@ ENDS = {
     -11: (FAILED, "rerun by PBS"), -20: (FAILED, "first node lost"),
 }  # fmt: skip
 SIGNALLED = 256  # exit value of a job that ended by signal N: 256 + N
+STOPPED = (SIGNALLED + signal.SIGTERM, 128 + signal.SIGTERM)  # qdel, preemption, a node's shutdown: PBS does not tell
 FORGOTTEN = re.compile(r"Unknown Job Id|Job has finished", re.IGNORECASE)
 OVER = re.compile(r"Unknown Job Id|Job has finished|Request invalid for state of job", re.IGNORECASE)
 NO_HISTORY = "not configured to maintain job history"
@@ -136,6 +137,8 @@ def _end(job: Mapping[str, Any]) -> tuple[str, str]:
     code = int(job["Exit_status"])
     if code in ENDS:
         return ENDS[code]
+    if code in STOPPED:
+        return FAILED, "stopped by SIGTERM (qdel, preemption or the node)"
     if code < 0:
         return FAILED, f"PBS could not run it (exit value {code})"
     if code > SIGNALLED:

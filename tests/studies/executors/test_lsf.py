@@ -43,9 +43,9 @@ def answer(*jobs):
         ({"STAT": "EXIT", "EXIT_REASON": "TERM_MEMLIMIT: job killed after reaching LSF memory usage limit"},
          (OOM, "TERM_MEMLIMIT: job killed after reaching LSF memory usage limit")),
         ({"STAT": "EXIT", "EXIT_REASON": "TERM_OWNER: job killed by owner"},
-         (FAILED, "TERM_OWNER: job killed by owner")),
+         (FAILED, "cancelled: TERM_OWNER: job killed by owner")),
         ({"STAT": "EXIT", "EXIT_REASON": "TERM_PREEMPT: job killed after preemption"},
-         (FAILED, "TERM_PREEMPT: job killed after preemption")),
+         (FAILED, "preempted: TERM_PREEMPT: job killed after preemption")),
         ({"STAT": "EXIT"}, (FAILED, "exit code not known")),
     ],
 )  # fmt: skip
