@@ -11,7 +11,7 @@ from typing import Any
 
 from janus.errors import UserError
 from janus.train.config import train_config
-from scaling_studies.attempt_files import AttemptFiles, clock_step_s, end_before_begin, rank_counts
+from scaling_studies.attempt_files import AttemptFiles, end_before_begin, has_possible_times, rank_counts
 from scaling_studies.cells import Cell
 
 
@@ -98,8 +98,10 @@ def _loss_reason(cell: Cell, step: Mapping[str, Any]) -> str:
 
 
 def _time_reason(cell: Cell, step: Mapping[str, Any]) -> str:
-    step_s = clock_step_s(cell.study.clock, step)
-    return "" if step_s > 0 else f"step {step['step']} took {step_s:g} s: no step takes that, the clock is broken"
+    if has_possible_times(step):
+        return ""
+    times = ", ".join(f"{entry['step_s']:g}" for entry in step["ranks"])
+    return f"step {step['step']} took {times} s on its ranks: no step takes that, the clock is broken"
 
 
 def _num_collectives(run: Mapping[str, Any]) -> int:

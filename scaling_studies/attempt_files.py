@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ def clock_step_s(clock: str, step: Mapping[str, Any]) -> float:
     """The time of one step by a study's clock (``study.CLOCKS``), from a line of steps.jsonl [s]."""
     times = [float(entry["step_s"]) for entry in step["ranks"]]
     return statistics.fmean(times) if clock == "mean_rank" else max(times)
+
+
+def has_possible_times(step: Mapping[str, Any]) -> bool:
+    """Whether every rank's time of a step is a number above 0."""
+    times = [float(entry["step_s"]) for entry in step["ranks"]]
+    return bool(times) and all(math.isfinite(step_s) and step_s > 0 for step_s in times)
 
 
 def rank_counts(step: Mapping[str, Any]) -> tuple[RankCounts, ...]:

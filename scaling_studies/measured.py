@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from janus.errors import UserError
 from perfmodel.machine import Machine
 from scaling_studies import code_version, provenance
 from scaling_studies.attempt_checks import invalid_reasons
@@ -24,6 +25,7 @@ from scaling_studies.attempt_files import (
     clock_shift_s,
     clock_step_s,
     end_before_begin,
+    has_possible_times,
     job_seconds,
     rank_counts,
     read_attempt,
@@ -78,32 +80,41 @@ def measured_record(cell: Cell, attempt: Record, folder: Path, host: Host) -> Re
 
 
 def _record(cell: Cell, attempt: Record, files: AttemptFiles, folder: Path, host: Host) -> Record:
-    run, used = files.run, files.steps[cell.study.warm_up_steps :]
-    warm_up = files.steps[: cell.study.warm_up_steps]
-    step_s = tuple(clock_step_s(cell.study.clock, step) for step in used)
+    run, num_warm_up = files.run, cell.study.warm_up_steps
+    # a record refuses impossible times; the reason tells them
+    steps = files.steps if all(map(has_possible_times, files.steps)) else []
+    times_s = tuple(clock_step_s(cell.study.clock, step) for step in steps)
+    used, step_s = steps[num_warm_up:], times_s[num_warm_up:]
     known = provenance.of_attempt(
         run, files.settings, files.begin, files.end, _code_of(files, folder.parent.parent), order_seed=cell.study.seed
     )
     reasons = [*invalid_reasons(cell, files), *_missing(known)]
     wall_s = None if end_before_begin(files.begin, files.end) else _duration(run.get("wall_s"))
-    work, threads = cell_work(cell), cell.executor.threads
+    threads = cell.executor.threads
     memory = [int(value) for value in run.get("peak_memory_bytes") or () if value]
-    times_are_good = all(value > 0 for value in step_s)  # a record refuses others; the reason names them
     return dataclasses.replace(
         attempt, method=METHOD, machine=host.name, layout=dict(run.get("layout") or {}),
         state=INVALID if reasons else DONE, reason="; ".join(reasons), nodes=_num_hosts(run) or attempt.nodes,
         started_at=files.begin.get("utc"), ended_at=files.end.get("utc"),
         counts_per_rank=rank_counts(used[0]) if used else (),
-        warm_up_step_s=tuple(clock_step_s(cell.study.clock, step) for step in warm_up),
-        step_s=step_s if times_are_good else (), phase_s=_phases(used) if times_are_good else {},
+        warm_up_step_s=times_s[:num_warm_up], step_s=step_s, phase_s=_phases(used),
         rank_times=_rank_times(used),
         start_up_s=_duration(run.get("start_up_s")), loop_s=_duration(run.get("loop_s")), wall_s=wall_s,
-        model_flops=work.flops_model, executed_flops=work.flops_executed, workload=phase_workload(work),
-        expert_rows_per_rank=expert_rows(work), peak=host.peak_of(cell.ranks, cell.study.dtype, threads),
+        peak=host.peak_of(cell.ranks, cell.study.dtype, threads),
         ceilings=host.ceilings_of(cell.ranks, threads), memory_bytes=max(memory) if memory else None,
         oversubscribed=bool(run.get("oversubscribed")) or host.is_oversubscribed(cell.ranks, threads),
-        facts=attempt.facts | _facts(cell, files, step_s if times_are_good else ()), provenance=known,
+        facts=attempt.facts | _facts(cell, files, step_s), provenance=known, **_work(cell),
     )  # fmt: skip
+
+
+def _work(cell: Cell) -> dict[str, Any]:
+    """What the formulas say of a step's work; nothing where the data does not tell what they need."""
+    try:
+        work = cell_work(cell)
+    except UserError:
+        return {}
+    return {"model_flops": work.flops_model, "executed_flops": work.flops_executed, "workload": phase_workload(work),
+            "expert_rows_per_rank": expert_rows(work)}  # fmt: skip
 
 
 def _rank_times(steps: Sequence[dict[str, Any]]) -> RankTimes | None:

@@ -82,6 +82,16 @@ def test_measured_work_is_that_of_the_prediction(tmp_path, host):
         assert getattr(record, name) == getattr(predicted, name), name
 
 
+def test_work_that_the_data_does_not_tell_is_not_known(tmp_path, host):
+    study = weak(ranks=(2,), model="matris-moe-tiny", unit=2, expert_degree=2)
+    bare = dataclasses.replace(data(), elements=None)  # which experts compute follows from the elements
+    cell = resolve_cells(study, bare, code_version=CODE_VERSION)[0]
+    folder = write_attempt(tmp_path, cell)
+    record = measured_record(cell, running_record(cell), folder, host)
+    assert (record.state, record.reason) == (DONE, "")
+    assert (record.model_flops, record.workload) == (None, {})
+
+
 def test_the_studys_clock_decides_what_a_step_takes(tmp_path, host):
     mean = measure(tmp_path, cell_of(clock="mean_rank"), host)
     assert mean.step_s == pytest.approx((STEP_S - 0.0005,) * 8)
@@ -120,6 +130,10 @@ def _no_time(lines):
         entry["step_s"] = 0.0
 
 
+def _no_number(lines):
+    lines[0]["ranks"][1]["step_s"] = float("nan")
+
+
 def _other_setting(folder: Path) -> None:
     path = folder / "run" / "config.toml"
     path.write_text(path.read_text().replace("recompute = false", "recompute = true"))
@@ -147,7 +161,8 @@ BROKEN = [
     (change_steps(_more_work), "not constant within 1 %"),
     (change_steps(lambda lines: lines[-1]["ranks"].pop()), "step 9 reports 1 ranks, the cell has 2"),
     (change_steps(_break_loss), "loss of step 9 is not finite"),
-    (change_steps(_no_time), "step 9 took 0 s"),
+    (change_steps(_no_time), "step 9 took 0, 0 s"),
+    (change_steps(_no_number), "step 0 took 0.07, nan s"),
     (change_run(sent_last_step=[[], []]), "no collective on record"),
     (_other_setting, "setting run.recompute of the run is True, the cell has False"),
     (_other_model, "the run trained another model than matris-tiny"),
