@@ -312,7 +312,7 @@ def factors_documented(campaign: Campaign, document: Document | None = None) -> 
     if points:
         always.append("factors and their levels are in the factor table under Provenance")
     if any(point.prediction for point in _all_points(campaign)):
-        always.append("predictions name their machine file and its assumptions under Methodology")
+        always.append("predictions name their machine file and its assumptions under Method")
     return found.verdict(9, always=always)
 
 

@@ -15,9 +15,9 @@ from scaling_studies.records import PREDICTED, Record
 from scaling_studies.statistics import BOOTSTRAP_DRAWS, MIN_SAMPLES_FOR_INTERVAL, SIGNIFICANCE, THRESHOLD
 
 STATISTICS = (
-    "The job is the sample, because steps inside one job are correlated. From "
-    f"{MIN_SAMPLES_FOR_INTERVAL} jobs on a point has a 95 % interval of its median from order statistics, which assumes "
-    "no distribution; below that the raw jobs are shown and no interval.",
+    "The job is the sample, because steps inside one job are correlated. "
+    f"From {MIN_SAMPLES_FOR_INTERVAL} jobs on a point has a 95 % interval of its median from order statistics, without "
+    "assuming a distribution; below that the raw jobs are shown and no interval.",
     "Efficiency is a ratio of medians. Its interval is a joint bootstrap over the jobs of the point and of the base "
     f"({BOOTSTRAP_DRAWS:,} draws, seeded); the base is common to all points of a study, so their intervals are not "
     "independent.",

@@ -15,17 +15,12 @@ from scaling_studies.records import Record
 SHOWN_VALUES = 3  # of a field that differs, before the rest is counted
 SHOWN_CHARACTERS = 400  # of one value
 PER_JOB = ("start", "end", "job_id")  # differ from job to job by their nature: shown by range
-FACTORS = ("mode", "ranks", "nodes", "model", "dtype", "machine", "executor")
-SAMPLE_FACTORS = (
-    "host",
-    "node_list",
-    "code_revision",
-    "code_version",
-    "library_versions",
-    "clocks",
-    "driver",
-    "devices",
-)
+SHOWN_LEVELS = 8  # of a factor
+CONTROLLED = ("mode", "ranks", "layout", "nodes", "model", "dtype", "machine", "executor")  # by the study
+UNCONTROLLED = (
+    "host", "node_list", "code_revision", "code_version", "library_versions", "operating_system", "clocks", "driver",
+    "devices", "environment",
+)  # fmt: skip
 
 
 def sections(campaign: Campaign) -> tuple[Section, ...]:
