@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from reports import values, wording
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Value
-from reports.wording import count_of, listed
+from reports.wording import count_of
 from scaling_studies.records import DONE, MEASURED, Ceiling, Record
 
 SOFTWARE = ("operating_system", "devices", "clocks", "driver", "library_versions", "modules", "environment")
@@ -56,15 +56,17 @@ def _machines(records: Sequence[Record]) -> Table:
 
 
 def layout_text(layout: Mapping[str, object]) -> str:
-    """Degrees above one, replicas first; "one rank" where all are one."""
-    names = {"replicas": "replica", "unit": "rank of a unit", "shard_degree": "shard", "graph_degree": "graph part",
-             "expert_degree": "expert group"}  # fmt: skip
-    found = []
-    for key, name in names.items():
-        degree = layout.get(key)
-        if isinstance(degree, int) and degree > 1:
-            found.append(f"{degree:,} ranks of a unit" if key == "unit" else count_of(degree, name))
-    return listed(found) or "one rank"
+    """Units and their degrees, like "4 replicas of units of 8 ranks (shard 8, graph 8, expert 8)"."""
+    replicas, unit = layout.get("replicas"), layout.get("unit")
+    if not isinstance(replicas, int) or not isinstance(unit, int):
+        return "n/a"
+    if unit == 1:
+        return f"{count_of(replicas, 'replica')} of one rank"
+    degrees = [
+        f"{name} {layout[f'{name}_degree']}" for name in ("shard", "graph", "expert") if f"{name}_degree" in layout
+    ]
+    of = f" ({', '.join(degrees)})" if degrees else ""
+    return f"{count_of(replicas, 'replica')} of units of {unit:,} ranks{of}"
 
 
 def _limits(record: Record) -> list[Ceiling]:
@@ -91,7 +93,7 @@ def _ceilings(records: Sequence[Record]) -> Table:
         groups.append(len(rows))
         for record in own[:1] if own[0].ranks == own[-1].ranks else (own[0], own[-1]):
             rows += [
-                (machine, values.count(record.ranks), entry.name, _rate(entry), entry.dtype or "n/a", entry.source)
+                (machine, values.count(record.ranks), entry.name, _rate(entry), entry.dtype or "–", entry.source)
                 for entry in _limits(record)
             ]
     return Table(

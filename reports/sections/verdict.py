@@ -9,17 +9,23 @@ import dataclasses
 from collections.abc import Sequence
 
 from reports.campaign import Campaign
-from reports.document import Block, Bullets, Column, Section, Table, Text
+from reports.document import Block, Bullets, Column, Section, Table, Text, Value
 from reports.key_table import key_table
 from reports.losses import limit_sentence, measured_losses
 from reports.points import Point, StudyView, paired
-from reports.scaling_section import OVERSUBSCRIBED_NOTE, last_measured, measured_efficiency
+from reports.scaling_section import OVERSUBSCRIBED_NOTE, last_measured
 from reports.sections.prediction import quality_sentence
-from reports.wording import NOT_MEASURED, count_of, listed, place, seconds
+from reports.wording import NOT_MEASURED, base_place, count_of, listed, percent, place, seconds
 from scaling_studies.records import Record
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
 
 MOST_STUDIES = 4  # told one by one in the paragraph
+MODE_WORDS = {
+    "weak": "Weak scaling, where every rank keeps its work,",
+    "strong": "Strong scaling, where all ranks share one batch,",
+    "throughput": "Throughput, with more structures on the same ranks,",
+}
+LEFT_TO_STUDIES = "95 % interval"  # column of the key table that the studies' own tables have too
 
 
 def sections(campaign: Campaign) -> tuple[Section, ...]:
@@ -94,16 +100,24 @@ def _how_it_scaled(view: StudyView) -> str:
     point, efficiency = _last_point(view), _last_efficiency(view)
     if point is None or efficiency is None:
         return ""
-    of = "of the base's structures per second" if view.mode == "throughput" else f"{view.mode} efficiency"
     if not view.is_measured:
         machine = f"{point.any_record.model} on {place(point)} of {point.any_record.machine}"
-        return f"Predicted, and run by nobody here: {machine}, {100 * efficiency:.1f} % {of}."
+        return f"Predicted, and run by nobody here: {machine}, {_result(view, efficiency)}."
+    predicted = view.efficiency_predicted(point)
+    beside = f" (predicted {percent(predicted, 0)})" if predicted is not None else ""
     shared = [other for other in view.points if other.jobs and other.oversubscribed and other is not point]
     aside = f"; {listed([place(other) for other in shared])} share cores and are left out here" if shared else ""
     if point.oversubscribed:
         aside = "; its ranks share cores, which says little about a larger machine"
-    number, _, notes = measured_efficiency(view, point).partition(" (")
-    return f"In the study {view.name}, {place(point)} reach {number} {of}{f' ({notes}' if notes else ''}{aside}."
+    start = f"{MODE_WORDS[view.mode]}{'' if view.name == view.mode else f' ({view.name})'}"
+    return f"{start} reaches {_result(view, efficiency)}{beside} at {place(point)}{aside}."
+
+
+def _result(view: StudyView, efficiency: float) -> str:
+    """An efficiency in words."""
+    if view.mode == "throughput":
+        return f"{percent(efficiency, 0)} of the structures per second of {base_place(view)}"
+    return f"{percent(efficiency, 0)} {'' if view.is_measured else f'{view.mode} '}efficiency"
 
 
 def _limit(views: Sequence[StudyView]) -> str:
@@ -148,18 +162,33 @@ def _warnings(campaign: Campaign) -> list[str]:
 
 
 def _every_point(campaign: Campaign) -> Table:
-    table = key_table(campaign)
+    """The table of points, without empty columns; beside measured studies only the ends of predicted ones."""
+    mixed = bool(campaign.measured_views) and bool(campaign.predicted_views)
+    table = key_table(campaign, ends_only=mixed)
+    kept = [
+        place for place, column in enumerate(table.columns)
+        if column.name != LEFT_TO_STUDIES
+        and (not column.numeric or any(_number(row[place]) is not None for row in table.rows))
+    ]  # fmt: skip
     notes = ["Error is (predicted - measured) / measured of the step time; percent of peak is of model FLOPs."]
+    notes += ["Of studies that were only predicted the first and the last point stand here."] if mixed else []
     if any(point.oversubscribed for view in campaign.views for point in view.points):
         notes.append(OVERSUBSCRIBED_NOTE)
-    return dataclasses.replace(table, caption="Every point.", note=" ".join(notes))
+    return dataclasses.replace(
+        table, columns=tuple(table.columns[place] for place in kept), caption="Every point.", note=" ".join(notes),
+        rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
+    )  # fmt: skip
+
+
+def _number(cell: Value | str) -> float | None:
+    return cell.number if isinstance(cell, Value) else None
 
 
 def attribute_table(campaign: Campaign) -> Table:
     """Performance attributes as papers for the ACM Gordon Bell Prize carry them."""
     rows = (
         ("Category of achievement", _category(campaign)),
-        ("Type of method used", "Neural interatomic potential trained by stochastic gradient descent on energies, "
+        ("Type of method used", "Neural interatomic potential trained by a stochastic gradient method on energies, "
          "forces (first derivatives) and stresses; explicit and implicit do not apply"),
         ("Results reported on the basis of", _basis(campaign)),
         ("Precision reported", _precision(campaign)),

@@ -1,18 +1,24 @@
-"""Figures: what is drawn, read back from matplotlib's own artists and from the SVG."""
+"""Figures: what is drawn, read back from matplotlib's own artists, and that their data holds all of it."""
 
-import xml.etree.ElementTree as ElementTree
+import dataclasses
 
 import pytest
 
-from reports import figures
+from reports import drawing, figures
+from reports.document import Value
+from reports.drawing import MEASURED_COLOUR, spread_labels
 from reports.points import arrange
-from reports.published import published_run
-from tests.record_sets import campaign, continuation, record
+from tests.record_sets import campaign, continuation, jobs, prediction, record, six_jobs, throughput
 
 
 @pytest.fixture(scope="module")
 def views():
     return arrange([*campaign(), *continuation()])
+
+
+@pytest.fixture(scope="module")
+def full_views():
+    return arrange([*six_jobs(), *throughput()])
 
 
 def markers(figure, marker="o"):
@@ -21,9 +27,13 @@ def markers(figure, marker="o"):
     return [(line.get_markerfacecolor() == "white", list(line.get_ydata())) for line in lines]
 
 
+def numbers(picture, series):
+    """The numbers of one series of a picture's data."""
+    return [row[3].number for row in picture.data.rows if row[0] == series]
+
+
 def test_every_job_is_a_point_and_oversubscribed_ones_are_hollow(views):
-    found = markers(figures.step_time_figure(views[0]))
-    assert found == [
+    assert markers(figures.step_time(views[0]).figure) == [
         (False, pytest.approx([0.1, 0.104])),
         (False, pytest.approx([0.11, 0.113])),
         (True, pytest.approx([0.23, 0.25])),
@@ -31,61 +41,138 @@ def test_every_job_is_a_point_and_oversubscribed_ones_are_hollow(views):
 
 
 def test_efficiency_is_drawn_against_the_base_and_the_prediction_dashed(views):
-    figure = figures.efficiency_figure(views[1])
-    found = markers(figure)
-    assert found[1] == (False, pytest.approx([100 * 0.405 / 0.44, 100 * 0.405 / 0.42]))
-    (prediction,) = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
-    assert list(prediction.get_ydata()) == pytest.approx([100, 95, 100 * 0.38 / 4 / 0.22])
-    assert prediction.get_linestyle() == "--"
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["measured, each job", "measured, oversubscribed", "predicted", "ideal"]
+    picture = figures.efficiency(views[1])
+    assert markers(picture.figure)[1] == (False, pytest.approx([100 * 0.405 / 0.44, 100 * 0.405 / 0.42]))
+    (predicted,) = [line for line in picture.figure.axes[0].lines if line.get_marker() == "D"]
+    assert list(predicted.get_ydata()) == pytest.approx([100, 95, 100 * 0.38 / 4 / 0.22])
+    assert predicted.get_linestyle() == "--"
+    labels = [text.get_text() for text in picture.figure.legends[0].get_texts()]
+    assert labels == [
+        "measured, each job", "measured, oversubscribed", "predicted", "bound: no communication", "ideal",
+    ]  # fmt: skip
+
+
+def test_the_bound_leaves_out_communication_and_waiting(views):
+    picture = figures.efficiency(views[0])
+    bound = numbers(picture, "bound without communication (predicted)")
+    assert bound == pytest.approx([100 * 0.095 / (0.9 * time) for time in (0.095, 0.105, 0.21)])
 
 
 @pytest.mark.parametrize(("num_jobs", "num_bars"), [(2, 0), (5, 0), (6, 1)])
 def test_an_interval_is_drawn_from_six_jobs_on(num_jobs, num_bars):
-    jobs = [record(step_s=(0.1 + 0.01 * number,) * 3, attempt=number + 1, repeat=number) for number in range(num_jobs)]
-    (view,) = arrange(jobs)
-    lines = figures.step_time_figure(view).axes[0].lines
-    bars = [line for line in lines if line.get_color() == figures.MEASURED_COLOUR and line.get_marker() == "None"]
+    (view,) = arrange(jobs(0.1, num_jobs))
+    lines = figures.step_time(view).figure.axes[0].lines
+    bars = [line for line in lines if line.get_color() == MEASURED_COLOUR and line.get_marker() == "_"]
     assert len(bars) == num_bars
 
 
-def test_the_breakdown_hatches_the_prediction_and_adds_up(views):
-    figure = figures.breakdown_figure(views[0])
-    bars = figure.axes[0].patches
+def drawn_values(figure):
+    """Every number drawn as a mark or a line, but for helper lines over the whole width."""
+    found = []
+    for line in figure.axes[0].lines:
+        if line.get_xdata()[0] != 0:  # which a line over the whole width has
+            found += [float(value) for value in line.get_ydata()]
+    return found
+
+
+def data_values(picture):
+    return [cell.number for row in picture.data.rows for cell in row[3:] if isinstance(cell, Value)]
+
+
+@pytest.mark.parametrize("draw", [figures.step_time, figures.efficiency, figures.rate])
+def test_the_data_of_a_figure_holds_every_number_drawn(views, full_views, draw):
+    for view in (*views[:2], *full_views):
+        picture = draw(view)
+        known = data_values(picture)
+        for value in drawn_values(picture.figure):
+            assert any(value == pytest.approx(number) for number in known), (view.name, value)
+
+
+def test_phases_and_causes_are_bars_that_add_up_and_predictions_are_hatched(views):
     widths = {True: 0.0, False: 0.0}
-    for bar in bars:
+    for bar in figures.phases(views[0]).figure.axes[0].patches:
         widths[bool(bar.get_hatch())] += bar.get_width()
     assert widths[False] == pytest.approx(0.102 + 0.1115 + 0.24, rel=0.02)
     assert widths[True] == pytest.approx(0.095 + 0.105 + 0.21, rel=1e-6)
+    bars = figures.causes(views[0]).figure.axes[0].patches
+    assert sum(bar.get_width() for bar in bars) == pytest.approx(0.095 + 0.105 + 0.21)
+    assert all(bar.get_hatch() for bar in bars)
 
 
-def test_the_published_value_is_a_star_at_the_full_machine(views):
-    published = published_run("lineshine", "matris-moe-l")
-    figure = figures.continuation_figure(views[2], published)
-    assert markers(figure, "*") == [(False, [90.3])]
-    assert markers(figures.continuation_figure(views[2], None), "*") == []
-    assert published_run("lineshine", "matris-tiny") is None
-    assert published_run("cnis", "matris-moe-l").efficiency_percent("strong") == 53.93
+def test_bars_of_a_strong_study_are_in_percent_of_the_ideal_step(views):
+    picture = figures.phases(views[1])
+    total = sum(bar.get_width() for bar in picture.figure.axes[0].patches if not bar.get_hatch())
+    assert total == pytest.approx(100 + 100 * 2 * 0.215 / 0.405 + 100 * 4 * 0.25 / 0.405, rel=0.02)
 
 
-def test_labels_of_a_long_axis_stay_apart():
-    counts = [8 * 4**power for power in range(8)] + [327_680]
-    ticks = figures._spread(counts)
-    assert ticks[-1] == 327_680
+def test_a_missing_prediction_leaves_a_gap_in_the_line():
+    failed = prediction(0.1, ranks=2, state="FAILED", reason="no rates for 2 ranks")
+    (view,) = arrange([prediction(0.1), failed, prediction(0.12, ranks=4)])
+    (line,) = [line for line in figures.step_time(view).figure.axes[0].lines if line.get_marker() == "D"]
+    assert list(line.get_ydata())[1] != list(line.get_ydata())[1]  # not a number: matplotlib does not connect it
+
+
+def test_a_throughput_study_is_drawn_over_structures_per_rank(full_views):
+    picture = figures.rate(full_views[2])
+    assert [column.csv_name for column in picture.data.columns][1] == "structures_per_rank"
+    assert markers(picture.figure)[3][1][0] == pytest.approx(16 / 0.28)  # 2 ranks of 8 structures in 0.28 s
+    assert picture.figure.axes[0].get_xlabel() == "structures per rank"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record()],
+        [record(phase_s={}, rank_times=None, counts_per_rank=())],
+        [prediction(0.1)],
+        [record(ranks=2), prediction(0.1, ranks=2)],
+        [record(state="FAILED", reason="no", step_s=(), phase_s={}), prediction(0.1)],
+    ],
+    ids=["measured alone", "nothing but times", "predicted alone", "no base point", "all failed"],
+)
+def test_thin_studies_can_be_drawn(records):
+    (view,) = arrange(records)
+    for draw in (figures.step_time, figures.efficiency, figures.rate, figures.phases, figures.causes):
+        picture = draw(view)
+        assert picture is None or picture.data.columns
+
+
+def test_many_jobs_of_a_point_stay_between_its_neighbours():
+    made = [record(step_s=(0.1,), phase_s={}, attempt=number + 1) for number in range(60)]
+    (view,) = arrange(made)
+    (line,) = [line for line in figures.step_time(view).figure.axes[0].lines if line.get_marker() == "o"]
+    assert 0.75 < min(line.get_xdata()) < max(line.get_xdata()) < 1.35
+
+
+def test_the_scatter_holds_each_paired_job_and_no_other(views):
+    picture = figures.scatter(views)
+    assert len(picture.data.rows) == 12
+    assert figures.scatter(arrange([record()])) is None
+    hollow = [
+        line.get_markerfacecolor() == "white" for line in picture.figure.axes[0].lines if line.get_marker() in "os"
+    ]
+    assert sum(hollow) == 2
+
+
+def test_labels_of_a_long_axis_stay_apart_and_both_ends_have_one():
+    counts = [8.0 * 4**power for power in range(8)] + [327_680.0]
+    ticks = spread_labels(counts)
+    assert (ticks[0], ticks[-1]) == (8, 327_680)
     assert len(ticks) <= 6
     assert 131_072 not in ticks
+    assert spread_labels([1.0, 2.0, 4.0]) == [1.0, 2.0, 4.0]
 
 
-def test_the_svg_is_one_element_with_text_as_text_and_nothing_from_outside(views):
-    svg = figures.to_svg(figures.scatter_figure(views), "scatter")
-    root = ElementTree.fromstring(svg)
-    assert root.tag.endswith("svg")
-    assert "predicted time of one step, s" in svg
-    assert "<metadata" not in svg
-    assert all(entry.startswith("scatter-") for entry in (element.get("id") for element in root.iter()) if entry)
+def test_colours_of_phases_are_told_apart():
+    colours = list(drawing.PHASE_COLOURS.values())
+    assert len(set(colours)) == len(colours)
 
 
-def test_the_same_records_give_the_same_picture(views):
-    first, second = (figures.to_svg(figures.efficiency_figure(views[0]), "weak") for _ in range(2))
-    assert first == second
+def test_more_causes_than_colours_are_drawn_as_others():
+    many = {"FE": {f"cause {number}": 0.001 * (20 - number) for number in range(20)}}
+    (view,) = arrange([dataclasses.replace(prediction(0.1), phase_cause_s=many)])
+    picture = figures.causes(view)
+    labels = [text.get_text() for text in picture.figure.legends[0].get_texts()]
+    assert len(labels) == figures.MOST_CAUSES + 1
+    assert labels[-1] == "others"
+    assert len(picture.data.rows) == 20
