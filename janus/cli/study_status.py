@@ -55,8 +55,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read_status(folder: Path) -> Status:
-    """The status of a study folder now. Raises UserError when it holds no campaign."""
+def read_status(folder: Path, *, ask: bool = True) -> Status:
+    """The status of a study folder now. ask: also the scheduler. Raises UserError when it holds no campaign."""
     from scaling_studies.attempts import Attempts
     from scaling_studies.lease import holder
     from scaling_studies.progress import progress
@@ -67,7 +67,7 @@ def read_status(folder: Path) -> Status:
     declaration = read_declaration(folder / CAMPAIGN_FILE)
     attempts = Attempts(folder)
     records = attempts.read()
-    jobs, notes = _ask(declaration, records)
+    jobs, notes = _ask(declaration, records) if ask else ({}, [])
     notes += [f"refused {name}: {reason}" for name, reason in attempts.refused()]
     return Status(
         rows=progress(records, now=datetime.now(UTC), wanted=_wanted(declaration, records)), jobs=jobs,
