@@ -7,43 +7,61 @@ module of ``reports.sections``.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import statistics
 from collections import Counter
-from collections.abc import Iterator
 
 from reports.campaign import Campaign
 from reports.document import Column, Document, Section, Table, Text, Value
 from reports.html import DATA_SECTION
 from reports.points import paired
+from reports.sections import (
+    breakdown,
+    efficiency,
+    exclusions,
+    imbalance,
+    machines,
+    memory,
+    methodology,
+    peak,
+    prediction,
+    provenance,
+    regression,
+    roofline,
+    rules,
+    strong,
+    system,
+    throughput,
+    training,
+    variability,
+    verdict,
+    weak,
+)
 from reports.wording import NOT_MEASURED
 
-ORDER = (
-    "verdict", "system", "weak", "strong", "throughput", "efficiency", "breakdown", "peak", "roofline", "memory",
-    "variability", "prediction", "imbalance", "regression", "exclusions", "machines", "training", "methodology",
-    "rules", "provenance",
+BEFORE_RULES = (
+    verdict, system, weak, strong, throughput, efficiency, breakdown, peak, roofline, memory, variability, prediction,
+    imbalance, regression, exclusions, machines, training, methodology,
 )  # fmt: skip
 BANNER = "Predicted, not measured: no training run is on record here. Every number is a prediction or is published."
 
 
 def build_document(campaign: Campaign, *, title: str, written_at: str) -> Document:
     """The whole report. Raises UserError where records contradict one another."""
+    before = tuple(section for module in BEFORE_RULES for section in module.sections(campaign))
+    after = provenance.sections(campaign)
     document = Document(
-        title=title, lead=_lead(campaign), headline=_headline(campaign), sections=tuple(_sections(campaign)),
+        title=title, lead=_lead(campaign), headline=_headline(campaign), sections=(*before, *after),
         written_at=written_at,
     )  # fmt: skip
+    checked = rules.sections(campaign, document)  # the rules read what the report says
+    broken = tuple(
+        block.text for section in checked for block in section.blocks
+        if isinstance(block, Text) and block.style == "warning"
+    )  # fmt: skip
+    document = dataclasses.replace(document, sections=(*before, *checked, *after), lead=(*document.lead, *broken))
     document = dataclasses.replace(document, sections=(*document.sections, _data_section(document)))
     _require_unique_names(document)
     return _marked_predicted(document) if campaign.is_predicted_only else document
-
-
-def _sections(campaign: Campaign) -> Iterator[Section]:
-    for name in ORDER:
-        try:
-            module = importlib.import_module(f"reports.sections.{name}")
-        except ImportError:
-            continue
-        yield from module.sections(campaign)
 
 
 def _lead(campaign: Campaign) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def downloads(campaign: Campaign) -> tuple[Download, ...]:
         Download(file_name="attempts.csv", mime="text/csv", content=attempts_csv(records).encode(),
                  words="a line for every attempt and prediction"),
         Download(file_name="records.jsonl.gz", mime="application/gzip",
-                 content=gzip.compress(records_jsonl(records).encode(), mtime=0),
+                 content=gzip.compress(records_jsonl(records).encode(), compresslevel=6, mtime=0),
                  words=f"all {len(records):,} records with their raw step times, compressed"),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
-from reports.document import Block, Bullets, Column, Document, Heading, Picture, Section, Table, Text, Value
+from reports.document import Block, Bullets, Document, Heading, Picture, Section, Table, Text, Value
 from reports.svg import inline_svg
 from reports.tables_csv import table_csv
 from reports.wording import tied
@@ -24,6 +24,8 @@ TEMPLATE_FOLDER = Path(__file__).parent
 DATA_SECTION = "data"
 LONG_TABLE_ROWS = 40  # a table with more rows scrolls within its own frame
 MOST_DATA_ROWS = 200  # of a figure's numbers, shown on the page; the CSV holds all
+SHORT_CELL = 24  # characters; a column of text with no longer cell keeps its lines whole
+REM_PER_INCH, MOST_ENLARGED = 6.0, 1.2  # of a drawing, whose type would look too large beside the text's
 URL = re.compile(r"https?://[^\s<>\"'&;,)\]]*[^\s<>\"'&;,)\].]")
 
 
@@ -51,7 +53,7 @@ def render_html(document: Document, drawings: Mapping[str, str], downloads: Sequ
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"prose": _prose, "kind": _kind, "inline": inline_svg, "csv_link": _csv_link,
-                            "data_link": lambda content, mime: _link(mime, content), "words": _tone_words}  # fmt: skip
+                            "data_link": lambda content, mime: _link(mime, content), "words": _tone_words, "room": _room_rem}  # fmt: skip
     return environment.get_template("page.html.j2").render(
         document=document, labels=document.labels(), drawings=drawings, downloads=downloads, rows=_rows,
         blocks_of=lambda section: list(arranged(section)), data_section=DATA_SECTION, long_rows=LONG_TABLE_ROWS,
@@ -89,6 +91,11 @@ def _prose(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(URL.sub(r'<a href="\g<0>">\g<0></a>', escaped))
 
 
+def _room_rem(picture: Picture) -> float:
+    """The widest that a drawing may be shown [rem]."""
+    return round(MOST_ENLARGED * REM_PER_INCH * float(picture.figure.get_size_inches()[0]), 1)
+
+
 def _tone_words(tone: str) -> str:
     """The classes of a tone; the word itself is never the only sign of it."""
     return f"tone-{tone}" if tone else ""
@@ -96,15 +103,19 @@ def _tone_words(tone: str) -> str:
 
 def _rows(table: Table, most: int | None = None) -> Iterator[markupsafe.Markup]:
     """The body's rows; built here and not in the template because large tables have tens of thousands of cells."""
-    classes = [_column_class(column) for column in table.columns]
+    classes = [_column_class(table, index) for index in range(len(table.columns))]
     for index, row in enumerate(table.rows[:most]):
         cells = "".join(_cell(cell, shared) for cell, shared in zip(row, classes, strict=True))
         group = ' class="group"' if index in table.groups and index > 0 else ""
         yield markupsafe.Markup(f"<tr{group}>{cells}</tr>")
 
 
-def _column_class(column: Column) -> str:
-    return " ".join(word for word in ("num" if column.numeric else "", _tone_words(column.tone)) if word)
+def _column_class(table: Table, index: int) -> str:
+    column = table.columns[index]
+    cells = (row[index] for row in table.rows)
+    is_short = all(len(cell if isinstance(cell, str) else cell.text) <= SHORT_CELL for cell in cells)
+    kind = "num" if column.numeric else "short" if is_short else ""
+    return " ".join(word for word in (kind, _tone_words(column.tone)) if word)
 
 
 def _cell(cell: Value | str, shared: str) -> str:

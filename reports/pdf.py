@@ -61,8 +61,8 @@ def _block(block: Block, labels: Mapping[str, str]) -> dict[str, Any]:
         case Heading():
             return {"kind": "heading", "text": block.text}
         case Picture():
-            return {"kind": "picture", "name": block.name, "label": labels[block.name], "wide": block.wide,
-                    "caption": _runs(block.caption), "description": block.description}  # fmt: skip
+            return {"kind": "picture", "name": block.name, "label": labels[block.name], "caption": _runs(block.caption),
+                    "description": block.description, "inches": float(block.figure.get_size_inches()[0])}  # fmt: skip
         case Table():
             return _table(block, labels.get(block.name, ""))
 

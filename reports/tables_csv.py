@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import statistics
@@ -50,9 +49,9 @@ def _attempt(record: Record) -> list[object]:
 
 
 def records_jsonl(records: Iterable[Record]) -> str:
-    """All records, raw step times included, one JSON document per line."""
-    lines = (json.dumps(dataclasses.asdict(record), separators=(",", ":"), allow_nan=False) for record in records)
-    return "".join(line + "\n" for line in lines)
+    """All records, raw step times included, one JSON document per line, as in their files."""
+    encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=vars)
+    return "".join(encoder.encode(vars(record)) + "\n" for record in records)
 
 
 def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 
 import pytest
@@ -12,7 +11,7 @@ from reports.document import Section, Text
 from reports.files import FORMATS, num_stages, write_report
 from reports.latex import escaped, render_latex
 from reports.markdown import render_markdown
-from scaling_studies.records import RecordFolder
+from scaling_studies.records import RecordFolder, from_json
 from tests.record_sets import campaign, continuation
 from tests.reports.made_document import HOSTILE, made_document
 
@@ -48,7 +47,7 @@ def test_the_data_are_the_data(measured, tmp_path):
     write_report(made_document(), measured, tmp_path / "first.html", ["data"])
     folder = tmp_path / "first-data"
     lines = (folder / "records.jsonl").read_text().splitlines()
-    assert [json.loads(line)["cell_id"] for line in lines] == [record.cell_id for record in measured.records]
+    assert [from_json(line) for line in lines] == list(measured.records)
     rows = list(csv.DictReader(io.StringIO((folder / "attempts.csv").read_text())))
     assert len(rows) == len(measured.records)
     assert {row["source"] for row in rows} == {"measured", "predicted"}
