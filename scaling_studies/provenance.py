@@ -26,7 +26,7 @@ MEANINGS = {
     "node_list": "hosts of the job as the scheduler names them",
     "operating_system": "kernel, distribution, architecture",
     "devices": "what each rank computed on",
-    "clocks": "clocks and their governor, host by host",
+    "clocks": "governor, limits and power caps of the clocks; where only they are told, the clocks themselves",
     "driver": "version of the GPU driver",
     "library_versions": "Python, torch, numpy, MPI, NCCL and what else decides a measurement",
     "placement": "host and cores of each rank, in the order of ranks",
@@ -39,6 +39,8 @@ MEANINGS = {
 REQUIRED = tuple(MEANINGS)
 NOT_KNOWN = ("", "n/a", "unknown", "none", NOT_APPLICABLE.strip())  # words that stand for no value
 MAY_BE_EMPTY = ("modules", "environment")  # none loaded, none set: that is known
+READINGS = ("scaling_cur_mhz", "pstate", "clocks.sm", "clocks.mem")  # of one moment, when the job began
+GPU_IDENTITY = ("index", "uuid")
 NOT_LOOKED_INTO = (*MAY_BE_EMPTY, "resolved_config")  # "none" is a value there
 
 
@@ -91,13 +93,26 @@ def of_attempt(
         "job_id": begin.get("job_id"), "start": begin.get("utc"), "end": end.get("utc"),
         "launcher": told.get("launcher"), "transport": told.get("transport"),
         "threads_per_rank": told.get("threads_per_rank"), "command": told.get("command"),
-        "load_average_before": begin.get("load_average"),
+        "load_average_before": begin.get("load_average"), "clocks_before": begin.get("clocks"),
+        "gpus_before": begin.get("gpus"),
     }  # fmt: skip
 
 
 def _clocks(hosts: Mapping[str, Any], begin: Mapping[str, Any], on_gpu: bool | None) -> dict[str, Any]:
-    clocks = {"cpu": _merged([facts.get("clocks") for facts in hosts.values()])}
-    return clocks | ({"gpu": begin.get("gpus") or None} if on_gpu else {})
+    """Limits, governors and power caps, which a machine is set to; readings differ from job to job by their nature."""
+    clocks = {"cpu": _without_readings(_merged([facts.get("clocks") for facts in hosts.values()]))}
+    if not on_gpu:
+        return clocks
+    kinds: list[Any] = []
+    for gpu in begin.get("gpus") or []:
+        kinds += [kind for kind in [_without_readings(gpu)] if kind not in kinds]
+    return clocks | {"gpu": kinds or None}
+
+
+def _without_readings(facts: Any) -> Any:
+    if not isinstance(facts, Mapping):
+        return facts
+    return {name: value for name, value in facts.items() if name not in (*READINGS, *GPU_IDENTITY)}
 
 
 def _driver(hosts: Mapping[str, Any], begin: Mapping[str, Any], on_gpu: bool | None) -> Any:

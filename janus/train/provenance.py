@@ -54,15 +54,14 @@ def device_name(device: torch.device) -> str:
     return host_facts.cpu_name()
 
 
-def library_versions(communicator: Communicator) -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Versions of this program, Python and the libraries that decide a measurement on this rank."""
-    versions = {DISTRIBUTION: __version__, "python": platform.python_version()}
-    versions |= {name: _version_of(name) for name in VERSIONED}
-    versions["cuda"] = torch.version.cuda or host_facts.not_applicable("this torch was built without CUDA")
-    versions["mpi"] = _mpi_version()
-    carries = {"gloo": f"part of torch {torch.__version__}", "nccl": _nccl_version(), "mpi": versions["mpi"]}
-    versions["transport"] = carries.get(communicator.transport, host_facts.not_applicable("one rank sends nothing"))
-    return versions
+    return {
+        DISTRIBUTION: __version__, "python": platform.python_version(),
+        **{name: _version_of(name) for name in VERSIONED},
+        "cuda": torch.version.cuda or host_facts.not_applicable("this torch was built without CUDA"),
+        "gloo": f"part of torch {torch.__version__}", "nccl": _nccl_version(), "mpi": _mpi_version(),
+    }  # fmt: skip
 
 
 def _mpi_version() -> str:
@@ -99,7 +98,7 @@ def describe(communicator: Communicator) -> dict[str, Any]:
     ranks = communicator.gather_objects(_facts_of_rank(communicator))
     return {
         **ranks[0]["code"],
-        "versions": library_versions(communicator),
+        "versions": library_versions(),
         "hosts": sorted({rank["host"] for rank in ranks}),
         "host_facts": {rank["host"]: rank["host_facts"] for rank in ranks if "host_facts" in rank},
         "placement": [f"{rank['host']} cores {rank['cores']}" for rank in ranks],

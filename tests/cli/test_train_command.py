@@ -91,7 +91,7 @@ def require_whole_provenance(summary, out):
     (host,) = summary["provenance"]["hosts"]
     assert all(place.startswith(f"{host} cores ") for place in known["placement"])
     assert len(known["placement"]) == 2
-    assert known["library_versions"]["transport"].startswith("part of torch")
+    assert known["library_versions"]["gloo"].startswith("part of torch")
 
 
 def test_the_loss_goes_down(store, tmp_path):

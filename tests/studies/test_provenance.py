@@ -109,7 +109,8 @@ def test_none_loaded_is_known(complete):
 
 
 def host_facts_of(node: int) -> dict[str, object]:
-    clocks = {"source": "cpufreq", "governors": ["performance"], "scaling_cur_mhz": [2000 + node, 3000]}
+    clocks = {"source": "cpufreq", "governors": ["performance"], "scaling_max_mhz": [3000 + node, 3000 + node],
+              "scaling_cur_mhz": [2000, 2900]}  # fmt: skip
     return {"clocks": clocks, "driver": "550.54", "operating_system": {"kernel": "Linux 6"}}
 
 
@@ -123,7 +124,9 @@ RUN = {
 
 
 def gather(run=RUN, begin=None):
-    begin = {"gpus": [{"name": "H100", "clocks.sm": "1980 MHz"}], "driver": "550.54", **(begin or {})}
+    gpus = [{"index": str(place), "name": "H100", "clocks.sm": f"{1200 + place} MHz", "power.limit": "700 W"}
+            for place in range(2)]  # fmt: skip
+    begin = {"gpus": gpus, "driver": "550.54", **(begin or {})}
     return of_attempt(run, {}, begin, {}, {}, order_seed=3)
 
 
@@ -133,7 +136,7 @@ def test_facts_of_many_hosts_become_one():
     assert found["clocks"]["cpu"] == {
         "source": "cpufreq",
         "governors": ["performance"],
-        "scaling_cur_mhz": [2001, 3000],
+        "scaling_max_mhz": [3001, 3002],
     }
     assert found["seeds"] == {"run": 1, "data": 2, "order": 3}
 
@@ -147,7 +150,7 @@ def test_hosts_that_differ_are_all_told():
 
 
 def test_a_gpu_run_needs_driver_and_clocks_of_its_gpus():
-    assert gather()["clocks"]["gpu"] == [{"name": "H100", "clocks.sm": "1980 MHz"}]
+    assert gather()["clocks"]["gpu"] == [{"name": "H100", "power.limit": "700 W"}]  # alike, but for readings
     run = copy.deepcopy(RUN)
     for facts in run["provenance"]["host_facts"].values():
         facts["driver"] = not_applicable("no GPU driver on this host")
