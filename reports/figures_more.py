@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from reports import flop_rates, samples, values
 from reports.document import Column, Picture, Table, Value
@@ -294,6 +294,7 @@ def order_of_jobs(views: Sequence[StudyView]) -> Picture | None:
             own = [(number, 100 * share) for number, _, point, share in drawn if point.oversubscribed == hollow]
             face: dict[str, Any] = {"markerfacecolor": "white"} if hollow else {}
             axes.plot([number for number, _ in own], [share for _, share in own], **MEASURED_MARK, **face, zorder=3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("jobs in the order in which they began")
         axes.set_ylabel("% of the median\nof the job's point")
         legend(
@@ -315,37 +316,38 @@ def order_of_jobs(views: Sequence[StudyView]) -> Picture | None:
 
 
 def spread_of_steps(view: StudyView) -> Picture | None:
-    """Each job as a line from its shortest to its longest step, with a mark at the median."""
-    points = [point for point in view.points if point.jobs]
+    """Each job as a line from its shortest to its longest step, relative to its point, with a mark at its median."""
+    points = [(point, point.measured.median) for point in view.points if point.measured is not None]
     if not points:
         return None
     rows: list[Row] = []
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes()
-        for point in points:
-            count = len(point.jobs)
-            width = min(0.06, 0.5 / count)
+        axes.axhline(100, **IDEAL_LINE)
+        for point, typical_s in points:
+            middle = (len(point.jobs) - 1) / 2
             for number, job in enumerate(point.jobs):
-                x = point.x * 2 ** (width * (number - (count - 1) / 2))
-                low, middle, high = min(job.step_s), statistics.median(job.step_s), max(job.step_s)
-                axes.plot([x, x], [low, high], color=MEASURED_COLOUR, linewidth=1.0, alpha=0.6, zorder=2)
-                face: dict[str, Any] = {"markerfacecolor": "white"} if point.oversubscribed else {}
-                mark = {**MEASURED_MARK, "markersize": 5 if count <= 8 else 3.5}
-                axes.plot([x], [middle], **mark, **face, zorder=3)
+                x = point.x * 2 ** (min(0.06, 0.5 / len(point.jobs)) * (number - middle))
+                steps_s = (min(job.step_s), statistics.median(job.step_s), max(job.step_s))
+                shares = [100 * value_s / typical_s for value_s in steps_s]
+                axes.plot([x, x], [shares[0], shares[2]], color=MEASURED_COLOUR, linewidth=1.2, alpha=0.6, zorder=2)
+                draw_jobs(axes, x, shares[1:2], hollow=point.oversubscribed, points=len(point.jobs))
                 rows.append((values.plain(point.x), values.count(job.attempt), values.count(len(job.step_s)),
-                             *(values.time(value) for value in (low, middle, high))))  # fmt: skip
-        scaled_axis(axes, [point.x for point in points], scaled_name(view))
-        axes.set_ylim(0, 1.05 * max(max(job.step_s) for point in points for job in point.jobs))
-        axes.set_ylabel("time of one step, s")
-        keys: list[Any] = [*measured_key(points), Line2D([], [], color=MEASURED_COLOUR, linewidth=1, alpha=0.6,
-                                                         label="shortest to longest step")]  # fmt: skip
-        legend(figure, keys)
-    columns = (_numeric(scaled_name(view), view.scaled), _numeric("attempt", "attempt"), _numeric("steps", "steps"),
-               _numeric("shortest", "shortest_s"), _numeric("median", "median_s"), _numeric("longest", "longest_s"),
-               )  # fmt: skip
+                             *(values.time(value_s) for value_s in steps_s), values.time(typical_s)))  # fmt: skip
+        scaled_axis(axes, [point.x for point, _ in points], scaled_name(view))
+        axes.set_ylabel("step, % of the point's median")
+        style: dict[str, Any] = {"color": MEASURED_COLOUR, "linewidth": 1.2, "alpha": 0.6}
+        keys: list[Any] = measured_key([point for point, _ in points])
+        legend(figure, [*keys, Line2D([], [], label="shortest to longest step", **style)])
+    columns = (
+        _numeric(scaled_name(view), view.scaled), _numeric("attempt", "attempt"), _numeric("steps", "steps"),
+        _numeric("shortest", "shortest_s"), _numeric("median", "median_s"), _numeric("longest", "longest_s"),
+        _numeric("median of the point", "point_median_s"),
+    )  # fmt: skip
     return Picture(
         name=f"{view.name}-steps", figure=figure, description=f"range of step times of each job by {scaled_name(view)}",
-        caption="Steps after warm-up: each job from its shortest to its longest step, the mark at its median.",
+        caption="Steps after warm-up relative to the median of their point: each job from its shortest to its longest "
+        "step, the mark at its median.",
         data=_table(f"{view.name}-steps", columns, rows),
     )  # fmt: skip
 
