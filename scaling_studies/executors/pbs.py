@@ -72,8 +72,8 @@ class PbsExecutor:
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """job id -> status, UNKNOWN where the server has forgotten it. Raises SchedulerSilentError."""
-        found = dict(_jobs(job_ids)) if job_ids else {}
-        return {job_id: found.get(job_id, JobStatus(state=UNKNOWN)) for job_id in job_ids}
+        found = {_number(job_id): status for job_id, status in _jobs(job_ids)} if job_ids else {}
+        return {job_id: found.get(_number(job_id), JobStatus(state=UNKNOWN)) for job_id in job_ids}
 
     def find(self, tags: Sequence[str]) -> dict[str, str]:
         """tag -> job id of the jobs with these names, ended ones included. Raises SchedulerSilentError."""
@@ -99,6 +99,11 @@ def _submit(attempt: AttemptJob) -> str:
     if answer.code or not answer.out.strip():
         raise no_job_id("PBS", attempt, answer, UNREACHABLE)
     return answer.out.split()[-1]
+
+
+def _number(job_id: str) -> str:
+    """Number of a job without its server, whose name programs may write in full or not."""
+    return job_id.partition(".")[0]
 
 
 def _with_history(program: str, *options: str) -> Answer:

@@ -40,7 +40,7 @@ def test_a_regression_is_printed_with_its_phase_and_fails_only_when_asked(folder
     old, new = folder("old", jobs(0.1, 6)), folder("new", slower_sync(jobs(0.1, 6)))
     assert run(old, new) == 0
     printed = capsys.readouterr().out
-    for words in ("took more time", "+49.4 %", "sync: +50.00 ms, 100 % of the change", "1 points: 1 took more time",
+    for words in ("took more time", "+49.4 %", "sync: +50.00 ms, 100 % of the change", "1 point: 1 took more time",
                   "Confirm a change with fresh jobs"):  # fmt: skip
         assert words in printed
     assert run(old, new, "--fail-on-regression") == 3

@@ -79,6 +79,11 @@ def test_a_forgotten_job_is_unknown_and_the_others_are_read(stand_in):
     assert PbsExecutor().poll([]) == {}
 
 
+def test_a_server_whose_name_is_written_in_full_is_the_same_server(stand_in):
+    stand_in("qstat").answers((0, answer(_7={"job_state": "R"}), ""))
+    assert PbsExecutor().poll(["7.pbs.cluster.example"])["7.pbs.cluster.example"].state == RUNNING
+
+
 def test_a_server_without_history_is_asked_again_without_it(stand_in):
     qstat = stand_in("qstat").answers(NO_HISTORY, (153, "", "qstat: Unknown Job Id 9.pbs\n"))
     assert PbsExecutor().poll(["9.pbs"]) == {"9.pbs": JobStatus(state=UNKNOWN)}
