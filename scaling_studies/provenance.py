@@ -25,11 +25,11 @@ MEANINGS = {
     "host": "host that ran the job's script",
     "node_list": "hosts of the job as the scheduler names them",
     "operating_system": "kernel, distribution, architecture",
-    "devices": "what each rank computed on",
+    "devices": "what the ranks computed on",
     "clocks": "governor, limits and power caps of the clocks; where only they are told, the clocks themselves",
     "driver": "version of the GPU driver",
     "library_versions": "Python, torch, numpy, MPI, NCCL and what else decides a measurement",
-    "placement": "host and cores of each rank, in the order of ranks",
+    "placement": "host, cores and device of each rank, in the order of ranks",
     "resolved_config": "every setting of the run",
     "seeds": "of weights and batches, of the data, of the order of jobs",
     "job_id": "as the scheduler names the job",
@@ -78,15 +78,15 @@ def of_attempt(
     """
     told = run.get("provenance") or {}
     hosts = told.get("host_facts") or {}
-    devices = told.get("device_per_rank")
-    on_gpu = None if not devices else any(str(device) != "cpu" for device in devices)
+    kinds = sorted({str(device).partition(":")[0] for device in told.get("device_per_rank") or []})
+    on_gpu = kinds != ["cpu"] if kinds else None
     return {
         "code_revision": code.get("revision"), "code_diff": code.get("diff"),
         "code_version": told.get("code_version"), "lock_digest": code.get("distributions"),
         "modules": begin.get("modules"), "environment": told.get("settings"),
         "host": begin.get("host"), "node_list": begin.get("node_list"),
         "operating_system": _merged([facts.get("operating_system") for facts in hosts.values()]),
-        "devices": {"names": told.get("device_names"), "per_rank": told.get("device_per_rank")},
+        "devices": {"names": told.get("device_names"), "kinds": kinds},
         "clocks": _clocks(hosts, begin, on_gpu), "driver": _driver(hosts, begin, on_gpu),
         "library_versions": told.get("versions"), "placement": told.get("placement"),
         "resolved_config": dict(settings), "seeds": {**(run.get("seeds") or {}), "order": order_seed},

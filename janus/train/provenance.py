@@ -101,7 +101,7 @@ def describe(communicator: Communicator) -> dict[str, Any]:
         "versions": library_versions(),
         "hosts": sorted({rank["host"] for rank in ranks}),
         "host_facts": {rank["host"]: rank["host_facts"] for rank in ranks if "host_facts" in rank},
-        "placement": [f"{rank['host']} cores {rank['cores']}" for rank in ranks],
+        "placement": [f"{rank['host']} cores {rank['cores']} {rank['device']}" for rank in ranks],
         "device_per_rank": [rank["device"] for rank in ranks],
         "device_name": ranks[0]["device_name"],
         "device_names": sorted({rank["device_name"] for rank in ranks}),

@@ -89,7 +89,7 @@ def require_whole_provenance(summary, out):
     assert known["code_version"] == trainer_version()
     assert known["seeds"] == {"run": 0, "data": 0, "order": 0}
     (host,) = summary["provenance"]["hosts"]
-    assert all(place.startswith(f"{host} cores ") for place in known["placement"])
+    assert all(place.startswith(f"{host} cores ") and place.endswith(" cpu") for place in known["placement"])
     assert len(known["placement"]) == 2
     assert known["library_versions"]["gloo"].startswith("part of torch")
 

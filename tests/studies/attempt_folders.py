@@ -38,7 +38,7 @@ def run_document(config: TrainConfig, ranks: int) -> dict[str, Any]:
         "sent_last_step": [[row] if ranks > 1 else [] for _ in range(ranks)],
         "provenance": {
             "git_revision": "abc1234", "code_version": CODE_VERSION, "versions": {"torch": "none is used"},
-            "hosts": ["here"], "host_facts": {"here": host}, "placement": ["here cores 0-1"] * ranks,
+            "hosts": ["here"], "host_facts": {"here": host}, "placement": ["here cores 0-1 cpu"] * ranks,
             "device_per_rank": ["cpu"] * ranks, "device_names": [host_facts.cpu_name()],
             "threads_per_rank": [1] * ranks, "launcher": "mpiexec", "transport": "gloo", "settings": {},
             "command": "janus train",
