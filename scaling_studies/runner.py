@@ -31,6 +31,7 @@ from scaling_studies.attempts import AttemptMovedError, Attempts, make_folder, s
 from scaling_studies.cells import Cell
 from scaling_studies.executors import processes
 from scaling_studies.executors.base import (
+    ENDED,
     QUEUED,
     RUNNING,
     UNKNOWN,
@@ -42,7 +43,7 @@ from scaling_studies.executors.base import (
 )
 from scaling_studies.job_facts import BEGIN_FILE, read_facts
 from scaling_studies.outcomes import final_record, has_begun, is_settled
-from scaling_studies.records import DONE, PLANNED, SUBMITTED, Record
+from scaling_studies.records import DONE, FAILED, PLANNED, SUBMITTED, Record
 from scaling_studies.wanted import Standing, affordable, consecutive_failures, is_own_failure, lacking, standing
 
 PATIENCE_POLLS = 2  # polls without any word on an ended or unknown job before it counts as lost
@@ -285,9 +286,13 @@ class Runner:
         planned = [record for record in in_flight if record.state == PLANNED]
         for tag, job_id in self.executor.find([record.tag for record in planned]).items():
             self._note(next(record for record in planned if record.tag == tag), job_id)
-        self.executor.cancel([record.job_id for record in self.attempts.open() if record.job_id])
-        for _ in range(PATIENCE_POLLS):
-            self._collect()
+        running = [record for record in self.attempts.open() if record.job_id and record.cell_id in self._cells]
+        self.executor.cancel([record.job_id for record in running])
+        for job_id, status in self.executor.poll([record.job_id for record in running]).items():
+            record = next(record for record in running if record.job_id == job_id)
+            if status.state == ENDED:
+                told = replace(status, outcome=FAILED, reason="stopped by the runner")
+                self._conclude(record, self.attempts.folder_of(record), told)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 VARIABLE = "JANUS_ATTEMPT"
@@ -78,24 +79,28 @@ def send(pid: int, number: signal.Signals) -> None:
 def end_attempt(folder: Path, script: int | None = None) -> None:
     """End every process of the attempt but this one: politely, then what is left for certain.
 
-    script: process id of the attempt's script. It is the one that is asked, since it passes the request on, and it
-    outlives its program by a few seconds to write down how it ended. Without it all are asked.
+    script: process id of the attempt's script. While it lives it is the one that is asked, since it passes the request
+    on; it outlives its program by a few seconds to write down how it ended. Without it all are asked.
     """
-    spared = {script} if script is not None else set()
-    for pid in members(folder) & spared or members(folder):
-        send(pid, signal.SIGTERM)
-    _wait_for_end(folder, GRACE_S)
-    for pid in members(folder) - spared:
-        send(pid, signal.SIGKILL)
-    _wait_for_end(folder, FACTS_S if spared else 0.0)
+    if script is not None and script in members(folder):
+        send(script, signal.SIGTERM)
+        if not _wait(lambda: script not in members(folder), GRACE_S):
+            for pid in members(folder) - {script}:
+                send(pid, signal.SIGKILL)
+            _wait(lambda: script not in members(folder), FACTS_S)
+    else:
+        for pid in members(folder):
+            send(pid, signal.SIGTERM)
+        _wait(lambda: not members(folder), GRACE_S)
     while left := members(folder):
         for pid in left:
             send(pid, signal.SIGKILL)
-        _wait_for_end(folder, 1.0)
+        _wait(lambda: not members(folder), 1.0)
 
 
-def _wait_for_end(folder: Path, patience_s: float) -> None:
-    """Wait until the attempt has no process but this one, at most so long."""
+def _wait(condition: Callable[[], bool], patience_s: float) -> bool:
+    """Wait for a condition, at most so long; whether it came about."""
     end = time.monotonic() + patience_s
-    while time.monotonic() < end and members(folder):
+    while not (met := condition()) and time.monotonic() < end:
         time.sleep(0.1)
+    return met

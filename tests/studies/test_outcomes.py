@@ -1,0 +1,128 @@
+"""What became of a job: the right state and words a person understands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scaling_studies.cells import resolve_cells
+from scaling_studies.executors.base import ENDED, UNKNOWN, VERDICT_FILE, JobStatus
+from scaling_studies.measured import Host, UnreadableRun, measured_record
+from scaling_studies.outcomes import final_record, has_begun, is_settled
+from scaling_studies.records import DONE, FAILED, INVALID, OOM, TIMEOUT
+from tests.host_machine import write_host
+from tests.studies.attempt_folders import CODE_VERSION, change_json, running_record, write_attempt
+from tests.study_cases import data, weak
+
+CELL = resolve_cells(weak(ranks=(1,)), data(), code_version=CODE_VERSION)[0]
+ENDED_SOMEHOW, LOST = JobStatus(state=ENDED), JobStatus(state=UNKNOWN)
+
+
+def unreadable(record, folder):
+    raise UnreadableRun("the run left no run.json")
+
+
+def ended(folder: Path, *, code: int | None, log: str = "", status: JobStatus = ENDED_SOMEHOW, verdict=None):
+    """Final record of an attempt whose folder holds this."""
+    folder.mkdir(exist_ok=True)
+    begin = {"schema": "janus.job/1", "event": "begin", "utc": "2026-11-20T10:00:00+00:00"}
+    (folder / "begin.json").write_text(json.dumps(begin))
+    if code is not None:
+        end = begin | {"event": "end", "utc": "2026-11-20T10:01:00+00:00", "exit_code": code}
+        (folder / "end.json").write_text(json.dumps(end))
+    if verdict:
+        (folder / VERDICT_FILE).write_text(json.dumps({"outcome": verdict[0], "reason": verdict[1]}))
+    (folder / "log.txt").write_text(log)
+    return final_record(running_record(CELL), folder, status, unreadable)
+
+
+def slurm(outcome, reason):
+    return JobStatus(state=ENDED, outcome=outcome, reason=reason)
+
+
+BANNER = "rank 1: the graph of structure 3 does not fit\n" + "=" * 40 + "\n= BAD TERMINATION\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "words"),
+    [
+        ({"code": 0}, FAILED, "the program ended well, but the run left no run.json"),
+        ({"code": 3, "log": BANNER}, FAILED, "exit code 3: rank 1: the graph of structure 3 does not fit"),
+        ({"code": 9}, FAILED, "exit code 9: it printed nothing"),
+        ({"code": 137, "log": "Killed\n"}, OOM, "exit code 137, killed as the memory killer does it: Killed"),
+        ({"code": 1, "log": "torch.OutOfMemoryError: CUDA out of memory. Tried\n"}, OOM, "exit code 1: torch.OutOf"),
+        ({"code": 1, "status": slurm(OOM, "out of memory")}, OOM, "out of memory; see"),
+        ({"code": 143, "status": slurm(TIMEOUT, "time limit of the job")}, TIMEOUT, "time limit of the job; see"),
+        ({"code": 143, "verdict": (TIMEOUT, "no end within 9 s, stopped")}, TIMEOUT, "no end within 9 s, stopped; see"),
+        ({"code": 143, "status": slurm(FAILED, "preempted"), "log": "step 3\n"}, FAILED, "preempted: step 3"),
+        ({"code": 3, "status": slurm(FAILED, "exit code 3"), "log": "no data\n"}, FAILED, "exit code 3: no data"),
+        ({"code": None, "status": slurm(FAILED, "a node failed"), "log": "step 3\n"}, FAILED, "a node failed: step 3"),
+        ({"code": None}, FAILED, "left no end (it was killed, it had begun): it printed nothing"),
+        ({"code": None, "status": LOST}, FAILED, "job lost: local does not know it any more, it had begun"),
+        ({"code": None, "status": slurm(DONE, "")}, FAILED, "left no end (local says it ended, it had begun)"),
+    ],
+)  # fmt: skip
+def test_each_end_has_its_state_and_reason(tmp_path, found, state, words):
+    record = ended(tmp_path / "attempt", **found)
+    assert record.state == state
+    assert words in record.reason
+    assert record.started_at == "2026-11-20T10:00:00+00:00"
+    assert record.ended_at == (None if found["code"] is None else "2026-11-20T10:01:00+00:00")
+
+
+def test_a_long_log_is_read_from_its_end(tmp_path):
+    record = ended(tmp_path / "attempt", code=1, log="out of memory\n" + "step\n" * 50_000 + "disk broke\n")
+    assert record.reason == "exit code 1: disk broke"
+    assert record.state == FAILED
+
+
+def test_an_end_is_waited_for_unless_somebody_tells_it(tmp_path):
+    assert not is_settled(tmp_path, LOST)
+    assert not is_settled(tmp_path, ENDED_SOMEHOW)
+    assert not is_settled(tmp_path, slurm(DONE, ""))  # its files may still be on their way
+    assert is_settled(tmp_path, slurm(FAILED, "a node failed"))
+    assert not has_begun(tmp_path)
+    (tmp_path / "end.json").write_text("{}")
+    assert is_settled(tmp_path, LOST)
+    assert has_begun(tmp_path)
+
+
+@pytest.fixture
+def host(tmp_path):
+    from perfmodel.machine import load_machine
+
+    return Host(machine=load_machine(str(write_host(tmp_path / "machine.toml"))))
+
+
+def measured(study: Path, host: Host):
+    folder = study / "attempts" / running_record(CELL).tag
+    return final_record(
+        running_record(CELL), folder, ENDED_SOMEHOW, lambda record, place: measured_record(CELL, record, place, host)
+    )
+
+
+def test_a_good_run_is_measured(tmp_path, host):
+    write_attempt(tmp_path / "study", CELL)
+    record = measured(tmp_path / "study", host)
+    assert (record.state, record.reason) == (DONE, "")
+    assert len(record.step_s) == CELL.study.steps
+
+
+def test_a_clock_that_went_backwards_makes_the_attempt_invalid_by_name(tmp_path, host):
+    folder = write_attempt(tmp_path / "study", CELL)
+    change_json(folder / "begin.json", utc="2026-11-20T10:00:00+00:00")
+    change_json(folder / "end.json", utc="2026-11-20T09:00:00+00:00")
+    record = measured(tmp_path / "study", host)
+    assert record.state == INVALID
+    assert "clock" in record.reason
+    assert "went backwards" in record.reason
+    assert record.wall_s is None
+
+
+def test_a_torn_run_is_a_failure_with_its_reason(tmp_path, host):
+    folder = write_attempt(tmp_path / "study", CELL)
+    text = (folder / "run" / "run.json").read_text()
+    (folder / "run" / "run.json").write_text(text[: len(text) // 2])
+    record = measured(tmp_path / "study", host)
+    assert record.state == FAILED
+    assert "the program ended well, but run.json cannot be read" in record.reason
