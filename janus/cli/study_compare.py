@@ -155,7 +155,8 @@ def _summary(change: CampaignChange) -> str:
     num = len(change.points)
     if not num:
         return "no point is in both campaigns: compare campaigns with the same studies"
-    improved = sum(point.is_improvement for point in change.points)
+    longer, shorter = len(change.regressions), sum(point.is_improvement for point in change.points)
     undecided = sum(point.comparison.p_value is None or bool(point.obstacle) for point in change.points)
-    text = f"{num} point{'s' if num > 1 else ''}: {len(change.regressions)} took more time, {improved} less, {undecided} cannot be judged"
-    return text + (". Confirm a change with fresh jobs before acting on it" if change.regressions or improved else "")
+    points = "1 point" if num == 1 else f"{num} points"
+    text = f"{points}: {longer} took more time, {shorter} less, {undecided} cannot be judged"
+    return text + (". Confirm a change with fresh jobs before acting on it" if longer or shorter else "")
