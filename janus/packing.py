@@ -60,9 +60,12 @@ def split_by_cap(work: np.ndarray, cap: float) -> list[list[int]]:
     values = _checked_work(work)
     batches: list[list[int]] = []
     room: list[float] = []
+    smallest, first = values.min(initial=np.inf), 0  # batches before ``first`` have room for nothing more
     for item in _heaviest_first(values).tolist():
         need = float(values[item])
-        place = next((number for number, free in enumerate(room) if need <= free), len(batches))
+        while first < len(room) and room[first] < smallest:
+            first += 1
+        place = next((number for number in range(first, len(room)) if need <= room[number]), len(batches))
         if place == len(batches):
             batches.append([])
             room.append(float(cap))

@@ -23,19 +23,20 @@ from janus.layout import Layout
 from janus.placement import Strategy
 from janus.presets import preset
 from perfmodel.dataset import DataCounts
+from perfmodel.live_rows import row_vector
 from perfmodel.machine import Machine, load_machine
-from perfmodel.mean_configurations import MEAN_CONFIGURATION, mean_configurations
-from perfmodel.memory import fullest_memory
+from perfmodel.mean_configurations import DIFFERENT, MEAN_CONFIGURATION, mean_configurations
+from perfmodel.memory import BASE_BYTES, memory_coefficients
 from perfmodel.network.noise import Noise
 from perfmodel.start_up import start_up_seconds
-from perfmodel.step_time import ASSUMED_DEVIATION, ASSUMED_OVERLAP, predict
+from perfmodel.step_time import ASSUMED_DEVIATION, ASSUMED_OVERLAP, StepPrediction, predict
 from perfmodel.step_work import RunSettings, StepWork, step_work
 from perfmodel.unit_prices import UnitPrices
 from perfmodel.workload import Counts
 
 __all__ = [
     "MEAN_CONFIGURATION", "FullMachineAssumptions", "FullMachinePoint", "FullMachineStudy", "default_units",
-    "predict_strong_scaling", "predict_weak_scaling", "rank_memory_bytes",
+    "predict_strong_scaling", "predict_weak_scaling", "rank_memory_bytes", "require_predictable",
 ]  # fmt: skip
 
 STRONG_SPAN = 16  # the strong line starts at this part of the full machine
@@ -98,7 +99,8 @@ class FullMachineAssumptions:
 class FullMachinePoint:
     """One point of a scaling line. phase_s and cause_s each add up to step_s; efficiency is against the first point.
 
-    start_up_s: of the job, None where unknown.
+    memory_bytes: of the fullest rank, allocated; start_up_s: of the job, None where unknown; work, step: what the
+    numbers come from.
     """
 
     units: int
@@ -116,6 +118,8 @@ class FullMachinePoint:
     efficiency: float
     memory_bytes: float
     start_up_s: float | None
+    work: StepWork
+    step: StepPrediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,17 +173,22 @@ def predict_strong_scaling(
     return _line("strong", machine, model, units, given)
 
 
+def require_predictable(machine: Machine, model: ModelConfig) -> None:
+    """Raise UserError unless the model has experts and the machine is of the catalogue, with rates."""
+    if model.experts is None:
+        raise UserError("the full-machine prediction is of a mixture of experts: use a matris-moe model")
+    if machine.is_calibrated_host:
+        raise UserError(f"machine {machine.name!r} is one calibrated host: use a machine of the catalogue")
+    machine.require_rates()
+
+
 def _line(
     mode: str, machine: Machine | None, model: ModelConfig | None, units: Sequence[int] | None,
     given: FullMachineAssumptions | None,
 ) -> FullMachineStudy:  # fmt: skip
     machine, model = machine or load_machine("lineshine"), model or preset("matris-moe-l")
     given = given or FullMachineAssumptions()
-    if model.experts is None:
-        raise UserError("the full-machine prediction is of a mixture of experts: use a matris-moe model")
-    if machine.is_calibrated_host:
-        raise UserError(f"machine {machine.name!r} is one calibrated host: use a machine of the catalogue")
-    machine.require_rates()
+    require_predictable(machine, model)
     most = machine.nodes * machine.devices_per_node // given.unit
     default = strong_units if mode == "strong" else default_units
     chosen = list(units) if units is not None else default(machine, given.unit)
@@ -206,9 +215,20 @@ def _with_recompute(machine: Machine, model: ModelConfig, given: FullMachineAssu
     return replace(given, recompute=not fits)
 
 
-def rank_memory_bytes(model: ModelConfig, given: FullMachineAssumptions) -> float:
-    """Bytes of the fullest rank of a unit at the peak of a step, allocated (``memory.fullest_memory``)."""
-    return fullest_memory(_one_unit(model, given, given.configurations_per_unit)).total_bytes
+def rank_memory_bytes(model: ModelConfig, given: FullMachineAssumptions, each: int | None = None) -> float:
+    """Bytes of the fullest rank of a unit at the peak of a step, allocated (``memory.fullest_memory``).
+
+    each: configurations of the unit's step; None: ``configurations_per_unit``. Of many only the different compositions
+    are worked out; how many micro-batches there are decides how many batches are held.
+    """
+    each = given.configurations_per_unit if each is None else each
+    work = _one_unit(model, given, min(each, DIFFERENT))
+    number = math.ceil(each / given.configurations_per_micro_batch)
+    return BASE_BYTES + max(
+        memory_coefficients(model, work.layout, work.settings, rank=rank.rank, micro_batches=number)
+        .peak_bytes(np.stack([row_vector(model, batch.counts) for batch in rank.micro_batches])).max()
+        for rank in work.ranks
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=8)
@@ -240,8 +260,9 @@ def job_work(model: ModelConfig, given: FullMachineAssumptions, units: int, batc
 
 @lru_cache(maxsize=32)
 def _one_unit(model: ModelConfig, given: FullMachineAssumptions, each: int) -> StepWork:
-    data = _configurations(each, given.configuration, 0.0)
-    return step_work(model, data, range(each), unit_layout(given.unit, 1), given.settings())
+    data = _configurations(min(each, DIFFERENT), given.configuration, 0.0)
+    batch = [number % DIFFERENT for number in range(each)]
+    return step_work(model, data, batch, unit_layout(given.unit, 1), given.settings())
 
 
 def _point(
@@ -261,5 +282,6 @@ def _point(
         counts=given.configuration.scaled(batch), step_s=step.step_s, phase_s=step.phase_s, cause_s=step.cause_s,
         flops_model=work.flops_model, flops_executed=work.flops_executed, eflops=rate / 1e18,
         percent_of_peak=None if peak is None else 100 * rate / (ranks * peak.flops_per_s), efficiency=efficiency,
-        memory_bytes=rank_memory_bytes(model, given), start_up_s=start_up_seconds(machine, ranks)[0],
+        memory_bytes=rank_memory_bytes(model, given, math.ceil(batch / units)),
+        start_up_s=start_up_seconds(machine, ranks)[0], work=work, step=step,
     )  # fmt: skip

@@ -183,6 +183,8 @@ class _Job:
         self.model, self.data, self.layout, self.settings, self.divisions = model, data, layout, settings, divisions
         self.traffic_settings = settings_traffic(settings)
         self.experts = tuple(experts) if experts is not None else _drawn(model)
+        self.known_parts: dict[tuple[int, ...], tuple[Part, Sequence[Part]]] = {}  # copies are worked out once
+        self.known_routes: dict[tuple[Any, ...], list[_Routed]] = {}
 
     def unit(self, shared: SharedBatch, replica: int) -> list[RankStep]:
         """Every rank of one unit."""
@@ -195,34 +197,46 @@ class _Job:
         wholes: list[list[Part]] = [[] for _ in range(groups)]
         for group, share in enumerate(shares):
             for indices in share:
-                wholes[group].append(whole_part(self.data, indices))
-                for place, part in enumerate(self._parts(indices, wholes[group][-1])):
+                whole, divided = self._divided(tuple(indices))
+                wholes[group].append(whole)
+                for place, part in enumerate(divided):
                     parts[group * layout.graph_degree + place].append(part)
-        routed = self._routed(parts)
+        routed = self._routed(parts, shares)
         return [
             self._rank(layout.rank_at(replica, position), parts[position],
                        wholes[position // layout.graph_degree], routed[position])
             for position in range(layout.unit)
         ]  # fmt: skip
 
-    def _parts(self, indices: Sequence[int], whole: Part) -> Sequence[Part]:
-        """The parts of one micro-batch: exact where handed in."""
-        if self.layout.graph_degree == 1:
-            return [whole]
-        exact = self.divisions.get(tuple(indices))
-        return divide(self.data, indices, self.layout.graph_degree, self.model) if exact is None else exact
+    def _divided(self, indices: tuple[int, ...]) -> tuple[Part, Sequence[Part]]:
+        """One micro-batch whole, and its parts: exact where handed in."""
+        if indices not in self.known_parts:
+            whole = whole_part(self.data, indices)
+            divided: Sequence[Part] | None = [whole]
+            if self.layout.graph_degree > 1:
+                divided = self.divisions.get(indices)
+            if divided is None:
+                divided = divide(self.data, indices, self.layout.graph_degree, self.model)
+            self.known_parts[indices] = whole, divided
+        return self.known_parts[indices]
 
-    def _routed(self, parts: list[list[Part]]) -> list[list[_Routed]]:
-        """Where the copies of tokens are computed: by position in the unit, then micro-batch."""
-        degree = self.layout.expert_degree
+    def _routed(self, parts: list[list[Part]], shares: list[list[list[int]]]) -> list[list[_Routed]]:
+        """Where the copies of tokens are computed: by position in the unit, then micro-batch.
+
+        shares: structures of every micro-batch of the unit's graph groups.
+        """
+        degree, graph = self.layout.expert_degree, self.layout.graph_degree
         routed: list[list[_Routed]] = [[] for _ in parts]
         if self.model.experts is None:
             return [[_Routed() for _ in mine] for mine in parts]
         for start in range(0, len(parts), degree):
+            together = range(start, start + degree)
             for number in range(len(parts[start])):
-                there = [parts[position][number] for position in range(start, start + degree)]
-                for place, route in enumerate(self._routed_together(there)):
-                    routed[start + place].append(route)
+                key = tuple((position % graph, *shares[position // graph][number]) for position in together)
+                if key not in self.known_routes:
+                    self.known_routes[key] = self._routed_together([parts[position][number] for position in together])
+                for position, route in zip(together, self.known_routes[key], strict=True):
+                    routed[position].append(route)
         return routed
 
     def _routed_together(self, there: Sequence[Part]) -> list[_Routed]:

@@ -22,8 +22,10 @@ floor(2 (n-1)/n x the whole), all-to-all the rows for other ranks. Axes of one r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -146,14 +148,29 @@ def step_traffic(
         spread=layout.expert_degree > 1,
     )
     _add_shard(tally, model, layout, len(micro_batches), found, settings)
-    if layout.graph_degree > 1:
-        for sizes in micro_batches:
-            _add_graph(tally, model, layout.graph_degree, sizes, settings)
-    if layout.expert_degree > 1:
-        for number, sizes in enumerate(micro_batches):
-            _add_expert(tally, model, layout.expert_degree, expert, number, sizes, found, settings)
+    for sizes, restored_in, times in _alike(model, micro_batches, found):
+        if layout.graph_degree > 1:
+            _add_graph(tally, model, layout.graph_degree, sizes, settings, times)
+        if layout.expert_degree > 1:
+            _add_expert(tally, model, layout.expert_degree, expert, sizes, restored_in, settings, times)
     _add_sync(tally, model, layout, expert, settings)
     return tally.rows()
+
+
+RestoredIn = tuple[tuple[str, ...], ...]  # by block: phases in which its experts' weights are restored
+
+
+def _alike(
+    model: ModelConfig, micro_batches: Sequence[MicroBatchSizes], found: Restorations
+) -> list[tuple[MicroBatchSizes, RestoredIn, int]]:
+    """Micro-batches that send alike, once each, with how many of them there are."""
+    kinds: dict[tuple[Any, ...], tuple[MicroBatchSizes, RestoredIn, int]] = {}
+    for number, sizes in enumerate(micro_batches):
+        restored = tuple(tuple(found.experts.get((number, block), ())) for block in range(model.num_blocks))
+        key = sizes.structures, sizes.halo, id(sizes.plans), restored
+        _, _, times = kinds.get(key, (sizes, restored, 0))
+        kinds[key] = sizes, restored, times + 1
+    return list(kinds.values())
 
 
 def _add_shard(
@@ -172,8 +189,8 @@ def _add_shard(
     if not units:
         return
     tally.add("FE", "shard", "all_gather", units[ROOT])
-    for phase, block in found.blocks:
-        tally.add(phase, "shard", "all_gather", units[block])
+    for (phase, block), times in Counter(found.blocks).items():
+        tally.add(phase, "shard", "all_gather", times * units[block], times)
     for phase, blocks in (("BE", [*range(model.num_blocks), ROOT]), ("BF", [*range(model.num_blocks)])):
         if phase == "BE" or settings.recompute:
             sent = num_micro_batches * sum(units[block] for block in blocks)
@@ -251,37 +268,38 @@ def _graph_messages(model: ModelConfig, halo: HaloCounts, recompute: bool) -> di
 
 
 def _add_graph(
-    tally: _Tally, model: ModelConfig, num_ranks: int, sizes: MicroBatchSizes, settings: TrafficSettings
+    tally: _Tally, model: ModelConfig, num_ranks: int, sizes: MicroBatchSizes, settings: TrafficSettings, times: int
 ) -> None:
-    """One micro-batch over the graph axis: halos, and the sum over the group in FF and, its adjoint, in BF."""
+    """Alike micro-batches over the graph axis: halos, and the sum over the group in FF and, its adjoint, in BF."""
     for phase, messages in _graph_messages(model, sizes.halo, settings.recompute).items():
-        tally.add(phase, "graph", "all_to_all", messages.numbers * settings.item_bytes, messages.calls)
+        sent = times * messages.numbers * settings.item_bytes
+        tally.add(phase, "graph", "all_to_all", sent, times * messages.calls)
     for phase in ("FF", "BF"):
         sent = _all_reduce_bytes(num_ranks, GROUP_SUM_BYTES * sizes.structures)
-        tally.add(phase, "graph", "all_reduce", sent)
+        tally.add(phase, "graph", "all_reduce", times * sent, times)
 
 
 def _add_expert(
-    tally: _Tally, model: ModelConfig, num_ranks: int, expert: int, number: int, sizes: MicroBatchSizes,
-    found: Restorations, settings: TrafficSettings,
+    tally: _Tally, model: ModelConfig, num_ranks: int, expert: int, sizes: MicroBatchSizes, restored_in: RestoredIn,
+    settings: TrafficSettings, times: int,
 ) -> None:  # fmt: skip
-    """One micro-batch over the expert axis: its composition before the forward pass, then each layer's exchange."""
+    """Alike micro-batches over the expert axis: their composition before the forward pass, each layer's exchange."""
     assert len(sizes.plans) == len(LAYERS) * model.num_blocks, (len(sizes.plans), model.num_blocks)
-    tally.add("other", "expert", "all_gather", (num_ranks - 1) * 2 * model.num_elements * COUNT_BYTES)
+    tally.add("other", "expert", "all_gather", times * (num_ranks - 1) * 2 * model.num_elements * COUNT_BYTES, times)
     for place, plan in enumerate(sizes.plans):
         block, layer = divmod(place, len(LAYERS))
         traffic = exchange_traffic(
             plan,
             expert_shape(model, LAYERS[layer], settings.item_bytes),
             expert,
-            restored_in=tuple(found.experts.get((number, block), ())),
+            restored_in=restored_in[block],
             compressed=settings.expert_compression,
             recompute=settings.recompute,
             leaves_block=LAYERS[layer] == "feature_update",
         )
         for phase in PHASES:
             calls, sent_bytes = traffic[phase]
-            tally.add(phase, "expert", "all_to_all", sent_bytes, calls)
+            tally.add(phase, "expert", "all_to_all", times * sent_bytes, times * calls)
 
 
 def _add_sync(tally: _Tally, model: ModelConfig, layout: Layout, expert: int, settings: TrafficSettings) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from janus.placement import PHASES
@@ -41,6 +42,13 @@ def restorations(
     lending: per micro-batch, the blocks in which experts' weights travel. sharded, spread: whether blocks' parameters
     are sharded, and whether experts are spread.
     """
+    return _restorations(num_blocks, keep, tuple(frozenset(lends) for lends in lending), sharded, spread)
+
+
+@lru_cache(maxsize=16)  # the ranks of a unit ask the same
+def _restorations(
+    num_blocks: int, keep: int | None, lending: tuple[frozenset[int], ...], sharded: bool, spread: bool
+) -> Restorations:
     held = _Held(num_blocks, keep, sharded=sharded, spread=spread)
     if sharded:
         held.start(0, ["shard"], "FE")

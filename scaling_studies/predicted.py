@@ -5,20 +5,20 @@ It owns turning a prediction into a record; it does not own how a time is predic
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from janus.config import to_mapping
 from janus.errors import UserError
 from janus.train.config import train_config
+from perfmodel.compute_time import AVERAGE_PASSES, CLIP_PASSES, OPTIMIZER_PASSES
 from perfmodel.machine import Machine
 from perfmodel.memory import fullest_memory
 from perfmodel.memory_tiers import used_bytes
 from perfmodel.products import RowKind
 from perfmodel.run_validation import settings_of
 from perfmodel.start_up import start_up_seconds
-from perfmodel.step_time import OPTIMIZER_PASSES, StepPrediction, predict
+from perfmodel.step_time import StepPrediction, predict
 from perfmodel.step_work import RunSettings, StepWork, step_work
 from perfmodel.workload import ITEM_BYTES
 from scaling_studies.cells import Cell, identity
@@ -63,8 +63,10 @@ def phase_workload(work: StepWork) -> dict[str, PhaseWorkload]:
     found = {
         phase: PhaseWorkload(flops=float(scale * flops[phase]), bytes=float(scale * moved[phase])) for phase in flops
     }
+    settings = work.settings
+    passes = OPTIMIZER_PASSES - CLIP_PASSES * (not settings.clips) - AVERAGE_PASSES * (not settings.averages)
     numel = sum(rank.optimizer_numel for rank in work.ranks) * work.layout.world_size / len(work.ranks)
-    return found | {"optimizer": PhaseWorkload(flops=0.0, bytes=float(OPTIMIZER_PASSES * numel * item_bytes))}
+    return found | {"optimizer": PhaseWorkload(flops=0.0, bytes=float(passes * numel * item_bytes))}
 
 
 def expert_rows(work: StepWork) -> tuple[float, ...]:
@@ -90,14 +92,21 @@ def memory_parts(work: StepWork, machine: Machine) -> tuple[int, dict[str, float
     return int(used), {name: size for name, size in parts.items() if size > 0}
 
 
-def record_of_step(shared: dict[str, Any], step: StepPrediction, work: StepWork, machine: Machine) -> Record:
-    """A record from a predicted step. shared: who it is about, and facts; devices as many as the ranks use."""
-    ranks, threads = work.layout.world_size, shared["facts"].get("threads per rank", 1)
+def record_of_step(
+    shared: dict[str, Any], step: StepPrediction, work: StepWork, machine: Machine, *, steps: int, threads: int = 1
+) -> Record:
+    """A record from a predicted step. shared: who it is about, and facts. steps: of the whole run, warm-up included.
+
+    wall_s: start-up and loop, None where the start-up is not known.
+    """
+    ranks, loop_s = work.layout.world_size, steps * step.step_s
+    start_up_s, _ = start_up_seconds(machine, ranks)
     memory_bytes, parts = memory_parts(work, machine)
     return Record(
         **shared, source=PREDICTED, state=DONE, machine=machine.name, layout=dict(work.layout.to_mapping()),
         step_s=(step.step_s,), phase_s={phase: (seconds,) for phase, seconds in step.phase_s.items()},
-        phase_cause_s=step.phase_cause_s, start_up_s=start_up_seconds(machine, ranks)[0],
+        phase_cause_s=step.phase_cause_s, start_up_s=start_up_s, loop_s=loop_s,
+        wall_s=None if start_up_s is None else start_up_s + loop_s,
         model_flops=work.flops_model, executed_flops=work.flops_executed, workload=phase_workload(work),
         peak=peak_of(machine, work.settings.dtype, ranks, threads), ceilings=ceilings_of(machine, ranks, threads),
         memory_bytes=memory_bytes, memory_parts=parts, expert_rows_per_rank=expert_rows(work),
@@ -106,14 +115,9 @@ def record_of_step(shared: dict[str, Any], step: StepPrediction, work: StepWork,
 
 
 def predicted_record(cell: Cell, machine: Machine) -> Record:
-    """The predicted record of a cell; FAILED with the reason where the machine file does not allow a prediction.
-
-    loop_s: all steps of the run, warm-up included; wall_s: start-up and loop, where the start-up is known.
-    """
-    shared: dict[str, Any] = {
-        **identity(cell), "method": METHOD, "counts_per_rank": cell.counts_per_rank,
-    }  # fmt: skip
-    threads = cell.executor.threads
+    """The predicted record of a cell; FAILED with the reason where the machine file does not allow a prediction."""
+    study, threads = cell.study, cell.executor.threads
+    shared: dict[str, Any] = {**identity(cell), "method": METHOD, "counts_per_rank": cell.counts_per_rank}
     try:
         work = cell_work(cell)
         step = predict(work, machine, threads=threads)
@@ -122,10 +126,7 @@ def predicted_record(cell: Cell, machine: Machine) -> Record:
                       state=FAILED, reason=str(error))  # fmt: skip
     assumptions = [f"{name}: {text}" for name, text in machine.assumptions().items()] + list(step.notes)
     shared["facts"] = {"threads per rank": threads, "assumptions": assumptions}
-    record = record_of_step(shared, step, work, machine)
-    loop_s = (cell.study.warm_up_steps + cell.study.steps) * step.step_s
-    wall_s = None if record.start_up_s is None else record.start_up_s + loop_s
-    return dataclasses.replace(record, loop_s=loop_s, wall_s=wall_s)
+    return record_of_step(shared, step, work, machine, steps=study.warm_up_steps + study.steps, threads=threads)
 
 
 def predicted_records(
