@@ -189,7 +189,7 @@ def _obstacle(old: Sequence[Record], new: Sequence[Record]) -> str:
 
 
 def _differences(old: Record, new: Record) -> tuple[str, ...]:
-    """What is not as it was and may be why: machine, executor, layout, code, libraries."""
+    """What is not as it was and may be why: machine, executor, sharing of cores, layout, code, libraries."""
     facts = [_facts(record) for record in (old, new)]
     names = dict.fromkeys((*facts[0], *facts[1]))
     pairs = [(name, facts[0].get(name, "n/a"), facts[1].get(name, "n/a")) for name in names]
@@ -197,7 +197,7 @@ def _differences(old: Record, new: Record) -> tuple[str, ...]:
 
 
 def _facts(record: Record) -> dict[str, Any]:
-    facts: dict[str, Any] = {"machine": record.machine, "executor": record.executor}
+    facts: dict[str, Any] = {name: getattr(record, name) for name in ("machine", "executor", "oversubscribed")}
     facts |= {f"layout.{name}": value for name, value in record.layout.items()}
     facts |= {name: record.provenance[name] for name in ("code_revision", "code_version") if name in record.provenance}
     versions = record.provenance.get("library_versions", {})

@@ -70,6 +70,21 @@ def test_resources_and_limits():
     assert "--time=00:10:00" in launch_script("slurm", replace(JOB, time_limit_s=5)), "never below ten minutes"
 
 
+def test_a_long_name_is_cut_and_a_short_limit_is_asked_for_only_where_allowed():
+    long = launch_script("pbs", replace(JOB, name="x" * 300))
+    assert f"#PBS -N {'x' * 200}\n" in long
+    assert "-t 1m" in launch_script("flux", replace(JOB, time_limit_s=5, least_limit_s=60))
+
+
+def test_ranks_of_this_host_are_started_as_asked():
+    assert "\nmpiexec -n 30 janus train" in launch_script("local", JOB)
+    torchrun = launch_script("local", replace(JOB, launcher="torchrun"))
+    assert "\ntorchrun --standalone --nnodes=1 --nproc-per-node=30 --no-python janus train" in torchrun
+    alone = launch_script("local", replace(JOB, ranks=1, nodes=1, launcher="torchrun"))
+    assert "\njanus train" in alone
+    assert "srun" in launch_script("slurm", replace(JOB, launcher="torchrun")), "a scheduler has its own launcher"
+
+
 def test_ranks_of_flux_find_each_other(tmp_path):
     """The wrapper of a rank run as Flux would: by torch's variables, or by MPI's where MPI carries the data."""
     variables = {"FLUX_TASK_RANK": "9", "FLUX_JOB_SIZE": "30", "FLUX_TASK_LOCAL_ID": "1", "PATH": "/usr/bin:/bin"}
@@ -87,6 +102,8 @@ def test_what_cannot_be_asked_for_is_refused():
         replace(JOB, nodes=3)
     with pytest.raises(UserError, match="queue is 'a;b'"):
         replace(JOB, queue="a;b")
+    with pytest.raises(UserError, match="use one of mpiexec, torchrun"):
+        replace(JOB, launcher="srun")
     with pytest.raises(UserError, match="use one of slurm, pbs, flux, lsf, local"):
         launch_script("cobalt", JOB)
     assert submit_command("lsf", "a b.lsf") == "bsub < 'a b.lsf'"
