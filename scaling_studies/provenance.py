@@ -132,7 +132,8 @@ def _merged(values: Sequence[Any]) -> Any:
     if all(value == values[0] for value in values):
         return values[0]
     if all(isinstance(value, Mapping) for value in values):
-        return {name: _merged([value[name] for value in values if name in value]) for name in values[0]}
+        names = dict.fromkeys(name for value in values for name in value)
+        return {name: _merged([value[name] for value in values if name in value]) for name in names}
     numbers = [number for value in values for number in (value if isinstance(value, list) else [value])]
     if all(isinstance(number, int | float) for number in numbers):
         return [min(numbers), max(numbers)]

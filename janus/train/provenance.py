@@ -60,6 +60,7 @@ def library_versions() -> dict[str, str]:
         DISTRIBUTION: __version__, "python": platform.python_version(),
         **{name: _version_of(name) for name in VERSIONED},
         "cuda": torch.version.cuda or host_facts.not_applicable("this torch was built without CUDA"),
+        "hip": torch.version.hip or host_facts.not_applicable("this torch was built without ROCm"),
         "gloo": f"part of torch {torch.__version__}", "nccl": _nccl_version(), "mpi": _mpi_version(),
     }  # fmt: skip
 
@@ -72,8 +73,8 @@ def _mpi_version() -> str:
 
 
 def _nccl_version() -> str:
-    if not torch.cuda.is_available():
-        return host_facts.not_applicable("no GPU is used")
+    if not (torch.cuda.is_available() and torch.distributed.is_nccl_available()):
+        return host_facts.not_applicable("this torch sees no GPU, or has no NCCL")
     return ".".join(str(part) for part in torch.cuda.nccl.version())
 
 
