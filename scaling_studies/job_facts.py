@@ -48,10 +48,10 @@ def collect(event: str, exit_code: int | None = None) -> dict[str, Any]:
 
 
 def _identity(job: dict[str, Any]) -> str:
-    """What tells one start of a job from any other: the scheduler's id and restart, or session, host and boot."""
+    """What tells one start of a job from any other: the scheduler's id and restart, or process session, host, boot."""
     if job["scheduler"] != "none":
         return f"{job['scheduler']} {job['job_id']} start {job['restarts']}"
-    return f"session {os.getsid(0)} on {platform.node()}, boot {host_facts.boot_id()}"
+    return f"process session {os.getsid(0)} on {platform.node()}, boot {host_facts.boot_id()}"
 
 
 def code_facts(study: Path) -> dict[str, Any]:
