@@ -29,6 +29,14 @@ PHASE_COLOURS = {
     "data": "#8a8f98", "FE": "#56B4E9", "FF": "#0072B2", "BF_BE": "#E69F00", "sync": "#D55E00",
     "optimizer": "#009E73", "other": "#d9dce1",
 }  # fmt: skip
+CAUSE_COLOURS = {  # computing blue, data grey, communication orange: in the order in which they are stacked
+    "products": "#0072B2", "grouped products": "#00507d", "operators": "#56B4E9", "plain traffic": "#8ecdf0",
+    "fresh memory": "#b9e2f7", "launches": "#2f8f9d", "batch": "#6d7279", "packing": "#8a8f98", "planning": "#a6abb3",
+    "loader": "#c3c7cd", "memory tiers": "#b8a000", "gathers": "#a84300", "scatters": "#D55E00", "halos": "#E69F00",
+    "exchanges": "#f2b84b", "group sums": "#e07b2f", "gradient sums": "#f08d57", "small sums": "#ffd28a",
+    "wait": "#CC79A7", "optimizer": "#009E73", "outside": "#d9dce1",
+}  # fmt: skip
+OTHERS_COLOUR = "#7a3e9d"
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 10.5, "axes.titlesize": 11.5, "axes.labelsize": 10.5,
     "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 9.5, "legend.frameon": False,

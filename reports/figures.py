@@ -17,9 +17,11 @@ from reports import values
 from reports.document import Column, Picture, Table, Value
 from reports.drawing import (
     BOUND_LINE,
+    CAUSE_COLOURS,
     IDEAL_COLOUR,
     IDEAL_LINE,
     MEASURED_COLOUR,
+    OTHERS_COLOUR,
     PHASE_COLOURS,
     PREDICTED_LINE,
     SIZE,
@@ -41,10 +43,8 @@ from reports.drawing import (
 from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView, paired
 from reports.wording import base_place, place, scaled_name, seconds
 
-CAUSE_COLOURS = (
-    "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#7a3e9d", "#b8a000", "#5b616b",
-)  # fmt: skip
-MOST_CAUSES = len(CAUSE_COLOURS) - 1  # the rest is drawn as one
+MOST_CAUSES = 9  # drawn one by one, the rest as one
+OTHERS = "others"
 LEAST_LOG_RANGE = 4.0  # a throughput or weak figure whose values span more has a logarithmic axis
 
 Pairs = list[tuple[float, float | None]]
@@ -341,19 +341,20 @@ def causes(view: StudyView) -> Picture | None:
     for _, point, parts in found:
         for cause, value_s in parts.items():
             largest[cause] = max(largest.get(cause, 0.0), _scale(view, point) * value_s)
-    order = [cause for cause in sorted(largest, key=lambda name: -largest[name]) if largest[cause] > 0]
-    shown, rest = order[:MOST_CAUSES], order[MOST_CAUSES:]
-    rows = []
+    shown = [cause for cause in sorted(largest, key=lambda name: -largest[name])[:MOST_CAUSES] if largest[cause] > 0]
+    bars: list[tuple[str, dict[str, float], bool]] = []
     for _, point, parts in found:
-        scale = _scale(view, point)
-        bar = {cause: scale * parts.get(cause, 0.0) for cause in shown}
-        bar |= {"others": scale * sum(parts.get(cause, 0.0) for cause in rest)} if rest else {}
-        rows.append((place(point), bar, True))
-    order = [*shown, *(["others"] if rest else [])]
-    colours = dict(zip(order, CAUSE_COLOURS, strict=False))
+        scale, bar = _scale(view, point), dict.fromkeys(shown, 0.0)
+        for cause, value_s in parts.items():
+            part = cause if cause in bar else OTHERS
+            bar[part] = bar.get(part, 0.0) + scale * value_s
+        bars.append((place(point), bar, True))
+    known = [*CAUSE_COLOURS, *sorted(set(shown) - set(CAUSE_COLOURS)), OTHERS]
+    order = [cause for cause in known if any(bar.get(cause, 0.0) > 0 for _, bar, _ in bars)]
+    colours = {cause: CAUSE_COLOURS.get(cause, OTHERS_COLOUR) for cause in order}
     label, ideal = _bar_label(view, False)
     return Picture(
-        name=f"{view.name}-causes", figure=_bars(rows, order, colours, {}, label, ideal),
+        name=f"{view.name}-causes", figure=_bars(bars, order, colours, {}, label, ideal),
         description="predicted seconds of one step by cause as stacked bars, one for each point",
         caption="Predicted causes of the seconds of one step, over all phases; communication is what is not hidden "
         "behind computing. Predicted, not measured. The upright line is the ideal step.",

@@ -75,7 +75,10 @@ def limit_sentence(point: Point, parts: tuple[Loss, ...], *, is_predicted: bool)
             f"that gains most is {most.name} ({seconds(-most.lost_s)})."
         )
     most = parts[0]
+    share = (
+        f"{100 * most.lost_s / total_s:.0f} % of that" if most.lost_s <= total_s else "of which other parts save some"
+    )
     return (
         f"At {place(point)} the {kind} step takes {seconds(total_s)} on top of the ideal {seconds(ideal_s)}. What "
-        f"limits it is {most.name}: {seconds(most.lost_s)}, {100 * most.lost_s / total_s:.0f} % of that."
+        f"limits it is {most.name}: {seconds(most.lost_s)}, {share}."
     )

@@ -28,6 +28,12 @@ from scaling_studies.statistics import compare
 
 OVERSUBSCRIBED_NOTE = "* oversubscribed: more ranks than cores, drawn hollow; it says little about a larger machine."
 
+PREDICTED_COLUMNS = (
+    Column(name="efficiency", numeric=True, tone="predicted", csv_name="predicted_efficiency_percent"),
+    Column(name="communication", numeric=True, csv_name="communication_s"),
+    Column(name="waiting", numeric=True, csv_name="wait_s"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:
@@ -142,6 +148,7 @@ def points_table(view: StudyView, extras: Sequence[Extra] = ()) -> Table:
            Column(name="jobs")] if measured else []),
         Column(name="predicted", numeric=True, tone="predicted", csv_name="predicted_step_s"),
         *([Column(name="error", numeric=True, csv_name="error_percent")] if measured else []),
+        *([] if measured else PREDICTED_COLUMNS),
         *(extra.column for extra in extras),
         *([Column(name="against base")] if measured and view.mode == "weak" else []),
     ]  # fmt: skip
@@ -149,7 +156,11 @@ def points_table(view: StudyView, extras: Sequence[Extra] = ()) -> Table:
     starred = any(point.oversubscribed for point in view.points)
     words = "measured beside predicted" if measured else "predicted, not measured"
     notes = [OVERSUBSCRIBED_NOTE] if starred else []
-    if measured:
+    if any(point.predicted_s is None and point.prediction is not None for point in view.points):
+        notes.append("n/a: no prediction was possible; the reason is under failures and exclusions.")
+    if not measured:
+        notes.append("Communication is what is not hidden behind computing; waiting is for slower ranks.")
+    else:
         notes.append("Structures are of one step, all ranks together; error is (predicted - measured) / measured.")
     return Table(
         name=f"{view.name}-points", columns=tuple(columns), rows=tuple(rows), note=" ".join(notes),
@@ -185,6 +196,12 @@ def interval_value(point: Point) -> Value | str:
     return Value(text=f"{seconds(measured.low)} to {seconds(measured.high)}", number=measured.low)
 
 
+def _predicted_cells(view: StudyView, point: Point) -> list[Value]:
+    """What a study that was only predicted shows beside its times."""
+    lost = (point.exposed_predicted_s, point.wait_predicted_s)
+    return [values.percent(view.efficiency_predicted(point), "predicted"), *(values.time(part) for part in lost)]
+
+
 def _extra(extra: Extra, view: StudyView, point: Point) -> Value:
     return extra.value(view, point, point.measured.median if point.measured is not None else None, point.predicted_s)
 
@@ -197,7 +214,7 @@ def _row(view: StudyView, point: Point, extras: Sequence[Extra], *, structures: 
     if view.is_measured:
         cells += [values.time(measured_s, "measured"), interval_value(point), jobs_value(point)]
     cells.append(values.time(point.predicted_s, "predicted"))
-    cells += [values.signed_percent(point.error)] if view.is_measured else []
+    cells += [values.signed_percent(point.error)] if view.is_measured else _predicted_cells(view, point)
     cells += [_extra(extra, view, point) for extra in extras]
     if view.is_measured and view.mode == "weak":
         cells.append(against(view.base, point))

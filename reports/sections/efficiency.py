@@ -35,7 +35,7 @@ SERIAL_MEANING = (
 
 def sections(campaign: Campaign) -> tuple[Section, ...]:
     """One section for what was measured and one for what was only predicted."""
-    made = []
+    made: list[Section] = []
     for views, ident, title, tag in (
         (campaign.measured_views, "efficiency", "Efficiency: measured, bound and predicted", ""),
         (campaign.predicted_views, "efficiency-predicted", "Efficiency of predicted studies", NOT_MEASURED),
@@ -45,23 +45,24 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
             short = "Efficiency" if not tag else "Efficiency, predicted"
             made.append(
                 Section(
-                    id=ident, title=title, short=short, blocks=_blocks(known, measured=not tag), tag=tag,
-                    tone="predicted" if tag else "",
+                    id=ident, title=title, short=short, tag=tag, tone="predicted" if tag else "",
+                    blocks=_blocks(known, measured=not tag, explained=bool(made)),
                 )
             )  # fmt: skip
     return tuple(made)
 
 
-def _blocks(views: Sequence[StudyView], *, measured: bool) -> tuple[Block, ...]:
+def _blocks(views: Sequence[StudyView], *, measured: bool, explained: bool) -> tuple[Block, ...]:
+    """Tables, and what their columns mean unless that was explained before."""
     meanings = [MEANINGS[0], MEANINGS[1]]
     if measured:
         meanings += [MEANINGS[2], INTERVAL_MEANING]
         meanings += [SERIAL_MEANING] if any(view.mode == "strong" for view in views) else []
-    tables = [efficiency_table(view) for view in views]
+    blocks: list[Block] = [efficiency_table(view) for view in views]
     if not any(view.efficiency_bound(point) is not None for view in views for point in view.points):
         words = "No bound is given: the predictions do not record what each second is spent on."
-        return (Text(text=words, style="note"), *tables, Bullets(items=tuple(meanings)))
-    return (*tables, Bullets(items=tuple(meanings)))
+        blocks.insert(0, Text(text=words, style="note"))
+    return tuple(blocks if explained else [*blocks, Bullets(items=tuple(meanings))])
 
 
 def efficiency_table(view: StudyView) -> Table:

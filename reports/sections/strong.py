@@ -32,7 +32,8 @@ def _speed_up(view: StudyView, point: Point, measured_s: float | None, predicted
     if base_s is None or own_s is None:
         return values.NOT_KNOWN
     speed_up = ratios.speed_up(base_s, own_s)
-    return Value(text=f"{speed_up:.2f}", number=speed_up, tone="" if view.is_measured else "predicted")
+    text = f"{speed_up:,.0f}" if speed_up >= 100 else f"{speed_up:.2f}"
+    return Value(text=text, number=speed_up, tone="" if view.is_measured else "predicted")
 
 
 def _per_day(view: StudyView, point: Point, measured_s: float | None, predicted_s: float | None) -> Value:

@@ -19,7 +19,8 @@ MOST_LEVELS = 4  # different values of one field that are shown
 
 def sections(campaign: Campaign) -> tuple[Section, ...]:
     """One section where any record is good."""
-    records = [record for record in campaign.records if record.state == DONE]
+    good = [record for record in campaign.records if record.state == DONE]
+    records = sorted(good, key=lambda record: record.source)  # measured before predicted
     if not records:
         return ()
     blocks: list[Block] = [_machines(records)]
@@ -43,7 +44,7 @@ def _machines(records: Sequence[Record]) -> Table:
         Column(name="layout of the largest point"),
     )  # fmt: skip
     largest: dict[tuple[str, str], Record] = {}
-    for record in sorted(records, key=lambda record: record.source):  # measured before predicted
+    for record in records:
         key = (record.machine, record.source)
         if key not in largest or record.ranks > largest[key].ranks:
             largest[key] = record

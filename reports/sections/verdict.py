@@ -32,8 +32,10 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
     """One section, always."""
     blocks: list[Block] = [Text(text=paragraph(campaign), style="lead")]
     blocks += [Text(text=words, style="warning") for words in _warnings(campaign)]
-    if len(campaign.views) > MOST_STUDIES:
-        blocks.append(Bullets(items=tuple(words for view in campaign.views if (words := _how_it_scaled(view)))))
+    if len(campaign.measured_views) > MOST_STUDIES:
+        blocks.append(
+            Bullets(items=tuple(words for view in campaign.measured_views if (words := _how_it_scaled(view))))
+        )
     blocks += [_every_point(campaign), attribute_table(campaign)]
     return (Section(id="verdict", title="Verdict", short="Verdict", blocks=tuple(blocks)),)
 
@@ -41,14 +43,14 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
 def paragraph(campaign: Campaign) -> str:
     """What ran, how it scaled, what limits it, how good the prediction was: one paragraph."""
     if campaign.is_predicted_only:
-        return " ".join([_what_was_predicted(campaign), *_scaling(campaign.views)])
+        return " ".join([_what_was_predicted(campaign), *_machines_reached(campaign.views)])
     views = [view for view in campaign.measured_views if any(point.jobs for point in view.points)]
     if not views:
         return "No attempt has given a measurement that counts; the reasons are listed under failures and exclusions."
     sentences = [_what_was_run(views), *_scaling(views), _limit(views)]
     points = paired(campaign.views)
     sentences.append(quality_sentence(points) if points else "Nothing was predicted beside these runs.")
-    sentences += _scaling(campaign.predicted_views)
+    sentences += _machines_reached(campaign.predicted_views)
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -79,30 +81,17 @@ def _scaling(views: Sequence[StudyView]) -> list[str]:
     return [f"Of {len(found)} studies, the one that ends lowest and the one that ends highest:", lowest[1], highest[1]]
 
 
-def _last_point(view: StudyView) -> Point | None:
-    """Where a study ends: at the largest point with a core for every rank, or the last prediction."""
-    if view.is_measured:
-        return last_measured(view)
-    known = [point for point in view.points if view.efficiency_predicted(point) is not None]
-    return known[-1] if known else None
-
-
 def _last_efficiency(view: StudyView) -> float | None:
-    """Efficiency where a study ends; None where that is not known or is the base point itself."""
-    point = _last_point(view)
-    if point is None or point.is_base:
-        return None
-    return view.efficiency_measured(point) if view.is_measured else view.efficiency_predicted(point)
+    """Efficiency where a measured study ends; None where that is not known or is the base point itself."""
+    point = last_measured(view)
+    return None if point is None or point.is_base else view.efficiency_measured(point)
 
 
 def _how_it_scaled(view: StudyView) -> str:
-    """The efficiency of one study where it ends, in a sentence; empty where there is none."""
-    point, efficiency = _last_point(view), _last_efficiency(view)
+    """The efficiency of one measured study where it ends, in a sentence; empty where there is none."""
+    point, efficiency = last_measured(view), _last_efficiency(view)
     if point is None or efficiency is None:
         return ""
-    if not view.is_measured:
-        machine = f"{point.any_record.model} on {place(point)} of {point.any_record.machine}"
-        return f"Predicted, and run by nobody here: {machine}, {_result(view, efficiency)}."
     predicted = view.efficiency_predicted(point)
     beside = f" (predicted {percent(predicted, 0)})" if predicted is not None else ""
     shared = [other for other in view.points if other.jobs and other.oversubscribed and other is not point]
@@ -111,6 +100,19 @@ def _how_it_scaled(view: StudyView) -> str:
         aside = "; its ranks share cores, which says little about a larger machine"
     start = f"{MODE_WORDS[view.mode]}{'' if view.name == view.mode else f' ({view.name})'}"
     return f"{start} reaches {_result(view, efficiency)}{beside} at {place(point)}{aside}."
+
+
+def _machines_reached(views: Sequence[StudyView]) -> list[str]:
+    """Where the studies of each machine and model end that were only predicted, in a sentence each."""
+    ends: dict[tuple[str, str], list[str]] = {}
+    for view in views:
+        known = [point for point in view.points if view.efficiency_predicted(point) is not None and not point.is_base]
+        if known:
+            point, efficiency = known[-1], view.efficiency_predicted(known[-1]) or 0.0
+            words = f"{_result(view, efficiency)} at {place(point)} (against {base_place(view)})"
+            ends.setdefault((point.any_record.model, point.any_record.machine), []).append(words)
+    return [f"Predicted, and run by nobody here: {model} on {machine}, {listed(words)}."
+            for (model, machine), words in ends.items()]  # fmt: skip
 
 
 def _result(view: StudyView, efficiency: float) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from perfmodel import step_time
 from reports import drawing, figures
 from reports.document import Value
 from reports.drawing import MEASURED_COLOUR, spread_labels
@@ -163,9 +164,10 @@ def test_labels_of_a_long_axis_stay_apart_and_both_ends_have_one():
     assert spread_labels([1.0, 2.0, 4.0]) == [1.0, 2.0, 4.0]
 
 
-def test_colours_of_phases_are_told_apart():
-    colours = list(drawing.PHASE_COLOURS.values())
-    assert len(set(colours)) == len(colours)
+def test_phases_and_every_cause_of_the_predictor_have_a_colour_of_their_own():
+    for colours in (drawing.PHASE_COLOURS, drawing.CAUSE_COLOURS):
+        assert len(set(colours.values())) == len(colours)
+    assert set(drawing.CAUSE_COLOURS) == set(step_time.CAUSES)
 
 
 def test_more_causes_than_colours_are_drawn_as_others():
@@ -174,5 +176,7 @@ def test_more_causes_than_colours_are_drawn_as_others():
     picture = figures.causes(view)
     labels = [text.get_text() for text in picture.figure.legends[0].get_texts()]
     assert len(labels) == figures.MOST_CAUSES + 1
+    bars = picture.figure.axes[0].patches
+    assert sum(bar.get_width() for bar in bars) == pytest.approx(sum(many["FE"].values()))
     assert labels[-1] == "others"
     assert len(picture.data.rows) == 20
