@@ -142,6 +142,8 @@ def _end(job: Mapping[str, Any]) -> tuple[str, str]:
     code = int(job["Exit_status"])
     if code in ENDS:
         return ENDS[code]
+    if code in STOPPED and _has_used_its_time(job):  # versions before exit value -29
+        return ENDS[-29]
     if code in STOPPED:
         return FAILED, "stopped by SIGTERM (qdel, preemption or the node)"
     if code < 0:
@@ -149,6 +151,20 @@ def _end(job: Mapping[str, Any]) -> tuple[str, str]:
     if code > SIGNALLED:
         return FAILED, f"ended by {_signal_name(code - SIGNALLED)}"
     return FAILED, f"exit code {code}"
+
+
+def _has_used_its_time(job: Mapping[str, Any]) -> bool:
+    used_s, limit_s = (_seconds(job.get(name, {}).get("walltime", "")) for name in ("resources_used", "Resource_List"))
+    return used_s is not None and limit_s is not None and used_s >= limit_s
+
+
+def _seconds(clock: str) -> int | None:
+    """Hours:minutes:seconds as PBS writes them, None for anything else."""
+    parts = clock.split(":")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        return None
+    hours, minutes, seconds = (int(part) for part in parts)
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _signal_name(number: int) -> str:
