@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 
 from reports.campaign import Campaign
-from reports.document import Column, Document, Section, Table, Text, Value
+from reports.document import Column, Document, Picture, Section, Table, Text, Value
 from reports.html import DATA_SECTION
 from reports.points import paired
 from reports.sections import (
@@ -54,14 +55,22 @@ def build_document(campaign: Campaign, *, title: str, written_at: str) -> Docume
         written_at=written_at,
     )  # fmt: skip
     checked = rules.sections(campaign, document)  # the rules read what the report says
-    broken = tuple(
-        block.text for section in checked for block in section.blocks
-        if isinstance(block, Text) and block.style == "warning"
-    )  # fmt: skip
-    document = dataclasses.replace(document, sections=(*before, *checked, *after), lead=(*document.lead, *broken))
+    document = dataclasses.replace(
+        document, sections=(*before, *checked, *after), lead=(*document.lead, *_broken_rules(checked))
+    )
     document = dataclasses.replace(document, sections=(*document.sections, _data_section(document)))
     _require_unique_names(document)
     return _marked_predicted(document) if campaign.is_predicted_only else document
+
+
+def _broken_rules(checked: Sequence[Section]) -> list[str]:
+    """What is said at the head where a rule of honest reporting is broken."""
+    return [
+        f"Rules of honest reporting are broken here. {block.text} See the section {section.title}."
+        for section in checked
+        for block in section.blocks
+        if isinstance(block, Text) and block.style == "warning"
+    ]
 
 
 def _lead(campaign: Campaign) -> tuple[str, ...]:
@@ -93,18 +102,22 @@ def _headline(campaign: Campaign) -> tuple[tuple[str, str], ...]:
         median = statistics.median(abs(point.error or 0) for point in fair)
         numbers.append((f"{100 * median:.1f} %", "median error of the predicted step time (a core for every rank)"))
     left_out = sum(len(point.excluded) for point in points)
-    return (*numbers, (f"{left_out:,}", "attempts left out, each listed with its reason"))
+    words = "attempt left out, listed with its reason" if left_out == 1 else "attempts left out, listed with reasons"
+    return (*numbers, (f"{left_out:,}", words))
 
 
 def _data_section(document: Document) -> Section:
     """What the report's numbers are called as files."""
     labels = document.labels()
-    pictures = {picture.data.name: picture for picture in document.pictures()}
     rows = []
-    for table in document.tables():
-        picture = pictures.get(table.name)
-        what = f"Numbers of {labels[picture.name].lower()}" if picture else _sentence(labels.get(table.name), table)
-        rows.append((f"{table.name}.csv", what, Value(text=f"{len(table.rows):,}", number=len(table.rows))))
+    for section in document.sections:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                rows.append(_file_row(block.data, f"Numbers of {labels[block.name].lower()}"))
+            elif isinstance(block, Table) and block.caption:
+                rows.append(_file_row(block, f"{labels[block.name]}: {block.caption}"))
+            elif isinstance(block, Table):
+                rows.append(_file_row(block, f"Section {section.title}: {block.name.replace('-', ' ')}"))
     columns = (Column(name="file"), Column(name="what"), Column(name="rows", numeric=True))
     listing = Table(name="files", columns=columns, rows=tuple(rows), folded=True,
                     caption="Every table, and the numbers of every figure, as CSV in SI units.")  # fmt: skip
@@ -115,8 +128,8 @@ def _data_section(document: Document) -> Section:
     return Section(id=DATA_SECTION, title="Data", short="Data", blocks=(Text(text=text), listing))
 
 
-def _sentence(label: str | None, table: Table) -> str:
-    return f"{label}: {table.caption}" if label else table.name.replace("-", " ")
+def _file_row(table: Table, words: str) -> tuple[Value | str, ...]:
+    return (f"{table.name}.csv", words, Value(text=f"{len(table.rows):,}", number=len(table.rows)))
 
 
 def _marked_predicted(document: Document) -> Document:

@@ -52,8 +52,10 @@ def render_html(document: Document, drawings: Mapping[str, str], downloads: Sequ
         loader=jinja2.FileSystemLoader(TEMPLATE_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"prose": _prose, "kind": _kind, "inline": inline_svg, "csv_link": _csv_link,
-                            "data_link": lambda content, mime: _link(mime, content), "words": _tone_words, "room": _room_rem}  # fmt: skip
+    environment.filters |= {
+        "prose": _prose, "kind": _kind, "inline": inline_svg, "csv_link": _csv_link, "data_link": _data_link,
+        "words": _tone_words, "room": _room_rem,
+    }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         document=document, labels=document.labels(), drawings=drawings, downloads=downloads, rows=_rows,
         blocks_of=lambda section: list(arranged(section)), data_section=DATA_SECTION, long_rows=LONG_TABLE_ROWS,
@@ -114,7 +116,7 @@ def _column_class(table: Table, index: int) -> str:
     column = table.columns[index]
     cells = (row[index] for row in table.rows)
     is_short = all(len(cell if isinstance(cell, str) else cell.text) <= SHORT_CELL for cell in cells)
-    kind = "num" if column.numeric else "short" if is_short else ""
+    kind = "num" if column.numeric else "short" if is_short else "words"
     return " ".join(word for word in (kind, _tone_words(column.tone)) if word)
 
 
@@ -128,8 +130,8 @@ def _cell(cell: Value | str, shared: str) -> str:
 
 
 def _csv_link(table: Table) -> str:
-    return _link("text/csv", table_csv(table).encode())
+    return _data_link(table_csv(table).encode(), "text/csv")
 
 
-def _link(mime: str, content: bytes) -> str:
+def _data_link(content: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"

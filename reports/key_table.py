@@ -24,6 +24,7 @@ COLUMNS = (
     Column(name="predicted efficiency", numeric=True, tone="predicted", csv_name="predicted_efficiency_percent"),
     Column(name="of peak", numeric=True, csv_name="percent_of_peak"),
 )  # fmt: skip
+NAME = "key"  # of the table
 NONE = Value(text="–")
 
 
@@ -55,7 +56,7 @@ def key_table(campaign: Campaign, *, ends_only: bool = False) -> Table:
     """The same as a table."""
     rows = key_rows(campaign, ends_only=ends_only)
     starts = [index for index, row in enumerate(rows) if index and row.view is not rows[index - 1].view]
-    return Table(name="key", columns=COLUMNS, rows=tuple(row.cells for row in rows), groups=tuple(starts))
+    return Table(name=NAME, columns=COLUMNS, rows=tuple(row.cells for row in rows), groups=tuple(starts))
 
 
 def study_label(view: StudyView) -> str:

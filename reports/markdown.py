@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.campaign import Campaign
 from reports.document import Bullets, Document, Section, Table, Text, Value
-from reports.key_table import COLUMNS, key_table
+from reports.key_table import NAME, key_table
 
 VERDICT = "verdict"
 NOTES = (
@@ -51,7 +51,7 @@ def _texts(document: Document) -> list[Text]:
 def _tables(verdict: Section | None) -> list[Table]:
     """Tables of the verdict beside that of the points, which has its own place."""
     blocks = verdict.blocks if verdict is not None else ()
-    return [block for block in blocks if isinstance(block, Table) and block.columns != COLUMNS]
+    return [block for block in blocks if isinstance(block, Table) and block.name != NAME]
 
 
 def _notes(campaign: Campaign) -> list[str]:

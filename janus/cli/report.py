@@ -101,12 +101,13 @@ def now_text() -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int | None], None]]:
-    """A bar on stderr, told what comes next and, once known, out of how many steps."""
+    """A bar on stderr (of a terminal), told what comes next and, once known, out of how many steps."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("reading records", total=None)
 
         def tell(words: str, total: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``janus report`` from the command line: the page, its refusals and its exit codes."""
+"""``janus report`` from the command line: the files, its refusals and its exit codes."""
 
 import json
 import subprocess
@@ -8,34 +8,58 @@ import pytest
 
 from janus.cli.main import main
 from scaling_studies.records import RECORD_FOLDER, write_record
-from tests.record_sets import campaign, continuation
+from tests.record_sets import campaign, continuation, longer_sync, six_jobs
+
+
+def written(folder, records):
+    for entry in records:
+        write_record(folder / RECORD_FOLDER, entry)
+    return folder
 
 
 @pytest.fixture
 def study(tmp_path):
-    for entry in [*campaign(), *continuation()]:
-        write_record(tmp_path / "study" / RECORD_FOLDER, entry)
-    return tmp_path / "study"
+    return written(tmp_path / "study", [*campaign(), *continuation()])
 
 
-def test_a_page_is_written_and_said(study, tmp_path, capsys):
-    assert main(["report", str(study), "--out", str(tmp_path / "page.html"), "--title", "Ours & theirs"]) == 0
-    assert "page.html" in capsys.readouterr().out
-    assert "<h1>Ours &amp; theirs</h1>" in (tmp_path / "page.html").read_text()
+def test_every_file_is_written_and_said(study, tmp_path, capsys):
+    assert main(["report", str(study), "--out", str(tmp_path / "out" / "ours.html"), "--title", "Ours & theirs"]) == 0
+    said = capsys.readouterr().out
+    for name in ("ours.html", "ours.pdf", "ours.md", "ours.tex", "ours-data"):
+        assert str(tmp_path / "out" / name) in said
+        assert (tmp_path / "out" / name).exists()
+    assert "<h1>Ours &amp; theirs</h1>" in (tmp_path / "out" / "ours.html").read_text()
+    assert (tmp_path / "out" / "ours.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_only_what_is_asked_for_is_written(study, tmp_path):
+    assert main(["report", str(study), "--out", str(tmp_path / "o" / "r.html"), "--only", "md", "--only", "tex"]) == 0
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["r.md", "r.tex"]
 
 
 def test_json_is_one_document_and_names_refused_files(study, tmp_path, capsys):
     (study / RECORD_FOLDER / "torn.json").write_text("{")
-    assert main(["report", str(study), "--out", str(tmp_path / "page.html"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["refused"] == ["torn.json"]
+    assert main(["report", str(study), "--out", str(tmp_path / "r.html"), "--only", "html", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["refused"] == ["torn.json"]
+    assert told["files"] == [str(tmp_path / "r.html")]
+    assert "torn.json" in (tmp_path / "r.html").read_text()
 
 
-def test_an_empty_folder_is_one_sentence_exit_code_2_and_no_page(tmp_path, capsys):
+def test_an_earlier_study_is_held_against_this_one(tmp_path):
+    new, old = written(tmp_path / "new", longer_sync()), written(tmp_path / "old", six_jobs())
+    out = tmp_path / "r.html"
+    assert main(["report", str(new), "--out", str(out), "--only", "html", "--against", str(old)]) == 0
+    assert 'id="regression"' in out.read_text()
+
+
+def test_an_empty_folder_is_one_sentence_exit_code_2_and_no_page(study, tmp_path, capsys):
     (tmp_path / "page.html").write_text("old")
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "janus study run" in error
+    assert main(["report", str(study), "--out", str(tmp_path / "page.html"), "--against", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 2
+    assert all("janus study run" in error for error in errors)
     assert (tmp_path / "page.html").read_text() == "old"
 
 
