@@ -193,11 +193,19 @@ class StudyView:
         return ratios.ideal_step_s(self.mode, base_step_s, self.base_x, point.x)
 
     def efficiency_measured(self, point: Point, step_s: float | None = None) -> float | None:
-        """Efficiency of a measured step time (default: the point's median) against the base point's median."""
-        if self.base is None or self.base.measured is None or point.measured is None:
+        """Efficiency of a measured step time (default: the point's median) against the base point's median.
+
+        None where the two were timed by different clocks.
+        """
+        if self.base is None or self.base.measured is None or point.measured is None or not self._one_clock(point):
             return None
         own_s = point.measured.median if step_s is None else step_s
         return ratios.efficiency(self.mode, self.base.measured.median, self.base_x, own_s, point.x)
+
+    def _one_clock(self, point: Point) -> bool:
+        """Whether the jobs of a point and of the base were timed alike."""
+        base_jobs = self.base.jobs if self.base is not None else ()
+        return len({job.clock for job in (*base_jobs, *point.jobs)}) < 2
 
     @cached_property
     def _efficiency_intervals(self) -> dict[float, Interval | None]:
@@ -205,7 +213,7 @@ class StudyView:
         return {
             point.x: bootstrap_ratio(base_s, point.job_values_s, factor=self.ideal_s(point, 1.0))
             for point in self.points
-            if not point.is_base
+            if not point.is_base and self._one_clock(point)
         }
 
     def efficiency_interval(self, point: Point) -> Interval | None:

@@ -179,7 +179,7 @@ def subsets_have_reasons(campaign: Campaign, document: Document | None = None) -
         if campaign.measured_views or point.open:
             _missing_jobs(found, point)
         if point.prediction is not None and point.predicted_s is None:
-            found.add(FLAGGED, "the prediction failed", place(point))
+            found.add(FLAGGED, "points without a prediction, each listed with its reason", place(point))
     _held_against_declaration(found, campaign)
     if campaign.folder.refused:
         found.add(FLAGGED, "files that could not be read", [name for name, _ in campaign.folder.refused])
@@ -327,7 +327,7 @@ def parallel_time_defined(campaign: Campaign, document: Document | None = None) 
         if "" in own:
             found.add(BROKEN, "jobs without a definition of their clock", view.name)
         if len(own) > 1:
-            found.add(BROKEN, "several clocks in one study, so its times are not comparable", view.name)
+            found.add(BROKEN, "several clocks in one study, so efficiencies between them are withheld (n/a)", view.name)
         if len({len(job.warm_up_step_s) for job in jobs}) > 1:
             found.add(BROKEN, "jobs of one study leave out different numbers of warm-up steps", view.name)
         if blind := [job.tag for job in jobs if job.ranks > 1 and job.rank_times is None]:

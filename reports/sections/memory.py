@@ -75,9 +75,9 @@ def _table(view: StudyView) -> Table:
 
 
 def _predicted_bytes(point: Point) -> float | None:
-    if point.prediction is None or point.predicted_s is None or not point.prediction.memory_bytes:
-        return None
-    return float(point.prediction.memory_bytes)
+    """Also of a prediction that failed because it does not fit."""
+    needed = point.prediction.memory_bytes if point.prediction is not None else None
+    return float(needed) if needed else None
 
 
 def _largest_parts(point: Point, number: int = 3) -> str:

@@ -115,10 +115,13 @@ def _merged(workload: dict[str, PhaseWorkload]) -> dict[str, PhaseWorkload]:
 
 def limit_of(work: PhaseWorkload, ceilings: Sequence[Ceiling]) -> tuple[str, float] | None:
     """(what limits the phase, FLOP/s it allows): the lower of compute and of memory at the phase's intensity."""
-    limits = [
-        (ceiling.name, ceiling.value if ceiling.unit == "FLOP/s" else ceiling.value * work.flops / work.bytes)
-        for ceiling in ceilings if ceiling.unit == "FLOP/s" or work.bytes
-    ]  # fmt: skip
+    limits = []
+    for ceiling in ceilings:
+        name = ceiling.name.partition(" x ")[2] or ceiling.name
+        if ceiling.unit == "FLOP/s":
+            limits.append((name, ceiling.value))
+        elif work.bytes:
+            limits.append((name, ceiling.value * work.flops / work.bytes))
     return min(limits, key=lambda limit: limit[1]) if limits else None
 
 

@@ -212,7 +212,7 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (8, heavy_tail, "flagged", "the median hides a tail: a long run costs the mean: weak at 4 ranks, median"),
     (9, provenance_lost, "broken", f"provenance is missing: weak at 2 ranks, {REQUIRED[0]}"),
     (9, factor_changed, "broken", "should be the same: weak at 2 ranks, machine: testhost and another host"),
-    (10, two_clocks, "broken", "several clocks in one study, so its times are not comparable: weak"),
+    (10, two_clocks, "broken", "several clocks in one study, so efficiencies between them are withheld (n/a): weak"),
     (10, no_clock, "broken", "jobs without a definition of their clock: weak"),
     (11, no_bound, "flagged", "neither a prediction nor a peak to hold it against: weak at 1 rank"),
     (11, above_the_peak, "broken", "measured FLOP rate above the peak"),
