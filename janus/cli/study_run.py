@@ -57,7 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, required=True, help="folder of the study; an existing one is continued")
     run.add_argument("--once", action="store_true", help="collect and submit once, and leave: for cron")
     run.add_argument("--torchrun", action="store_true", help="start the ranks of local jobs with torchrun, not mpiexec")
-    run.add_argument("--no-full-machine", action="store_true", help="leave out the predicted full-machine studies")
     run.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return run
 
@@ -129,7 +128,7 @@ def _prepared(
     plan.require()
     write_declaration(options.out, campaign.declaration)
     write_plan(options.out, plan)
-    _write_predictions(attempts, predictions, full_machine=not options.no_full_machine)
+    _write_predictions(attempts, predictions)
     stage("writing data sets")
     paths = {cell.id: campaign.write_data(options.out, cell) for cell in campaign.cells}
     work = campaign_work(campaign.cells, Host(machine=machine), lambda cell: paths[cell.id])
@@ -157,15 +156,13 @@ def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
         )
 
 
-def _write_predictions(attempts: Attempts, predictions: Sequence[Record], *, full_machine: bool) -> None:
-    """Write the predicted record of every cell, and of the full-machine studies, before anything runs."""
-    from scaling_studies.full_machine import all_full_machine_records
+def _write_predictions(attempts: Attempts, predictions: Sequence[Record]) -> None:
+    """Write the predicted record of every cell before anything runs; those of an earlier declaration go."""
     from scaling_studies.records import PREDICTED, write_record
 
-    records = [*predictions, *(all_full_machine_records() if full_machine else ())]
-    for record in records:
+    for record in predictions:
         write_record(attempts.record_folder, record)
-    current = {record.file_name for record in records}
+    current = {record.file_name for record in predictions}
     for old in attempts.read():
         if old.source == PREDICTED and old.file_name not in current:
             (attempts.record_folder / old.file_name).unlink()
@@ -173,7 +170,10 @@ def _write_predictions(attempts: Attempts, predictions: Sequence[Record], *, ful
 
 @contextmanager
 def _progress() -> Iterator[tuple[Any, Any, Any]]:
-    """A progress bar on stderr: functions that say a line, name the stage, show where the campaign stands."""
+    """Functions that say a line, name the stage, show where the campaign stands: a progress bar on stderr.
+
+    Where stderr is a file, a line for each further good attempt.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -187,15 +187,20 @@ def _progress() -> Iterator[tuple[Any, Any, Any]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console) as progress:
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=None)
+        shown = -1
 
         def show(now: Standing) -> None:
-            words = f"{now.running} running, {now.waiting} waiting" if now.running or now.waiting else "study done"
+            nonlocal shown
+            words = f"{now.running} running, {now.waiting} waiting"
             progress.update(bar, description=words, completed=now.good, total=now.wanted)
+            if not console.is_terminal and now.good != shown:
+                say(f"{now.good} of {now.wanted} good attempts, {words}")
+            shown = now.good
 
-        yield (
-            lambda text: console.print(text, markup=False, highlight=False),
-            lambda text: progress.update(bar, description=text),
-            show,
-        )
+        yield say, lambda text: progress.update(bar, description=text), show

@@ -1,6 +1,7 @@
 """``janus study`` from the command line, with the real trainer on very small work."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -17,17 +18,6 @@ question = "Does it run?"
 mode = "weak"
 ranks = [1, 2]
 structures_per_rank = 1
-repeats = 1
-warm_up_steps = 1
-steps = 2
-time_out_s = 200
-
-[[study]]
-name = "strong"
-question = "Does it run?"
-mode = "strong"
-ranks = [2]
-structures_total = 2
 repeats = 1
 warm_up_steps = 1
 steps = 2
@@ -59,10 +49,9 @@ def finished(inputs, tmp_path_factory):
 def test_every_point_is_measured_and_predicted(finished):
     folder = read_folder(finished / RECORD_FOLDER)
     assert folder.refused == ()
-    cells = {record.cell_id for record in folder.records if record.study in ("weak", "strong")}
     measured = [record for record in folder.records if record.source != PREDICTED]
-    predicted = [record for record in folder.records if record.source == PREDICTED and record.cell_id in cells]
-    assert len(cells) == len(measured) == len(predicted) == 3
+    predicted = [record for record in folder.records if record.source == PREDICTED]
+    assert len({record.cell_id for record in folder.records}) == len(measured) == len(predicted) == 2
     assert {record.state for record in folder.records} == {DONE}
     for record in measured:
         twin = next(entry for entry in predicted if entry.cell_id == record.cell_id)
@@ -74,7 +63,7 @@ def test_every_point_is_measured_and_predicted(finished):
 
 
 def test_ranks_of_the_weak_study_did_equal_work(finished):
-    records = [record for record in read_folder(finished / RECORD_FOLDER).records if record.study == "weak"]
+    records = read_folder(finished / RECORD_FOLDER).records
     assert len({counts for record in records for counts in record.counts_per_rank}) == 1
 
 
@@ -99,11 +88,34 @@ def test_show_prints_a_table_for_people(finished, capsys):
     assert "1 of 1" in text
 
 
-def test_the_report_of_a_real_study_names_every_point(finished, tmp_path):
-    assert main(["report", str(finished), "--out", str(tmp_path / "report.html")]) == 0
+def test_the_report_of_a_real_study_names_its_question_and_its_peak(finished, tmp_path):
+    assert main(["report", str(finished), "--out", str(tmp_path / "report.html"), "--only", "html"]) == 0
     text = (tmp_path / "report.html").read_text()
-    assert "3 training runs that count" in text
+    assert "Does it run?" in text
     assert "matrix product, one core" in text
+
+
+def test_status_of_a_finished_campaign(finished, capsys):
+    assert main(["study", "status", str(finished)]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 1" in text
+    assert "2 of 2 good attempts; no runner at work" in text
+    assert main(["study", "status", str(finished), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [point["states"] for point in document["points"]] == [{"DONE": 1}] * 2
+    assert document["studies"][0]["node_hours"] > 0
+
+
+def test_results_of_other_code_are_refused_with_both_versions(inputs, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "out")
+    for path in (tmp_path / "out" / RECORD_FOLDER).glob("*attempt*.json"):
+        record = json.loads(path.read_text())
+        record["cell_id"], record["provenance"]["code_version"] = "0" * 12, "0.0.1+older"
+        path.write_text(json.dumps(record))
+    assert main(words(inputs, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert "study weak at ranks = 1 was measured with code 0.0.1+older and the code is 0.1.0+" in error
+    assert "use a new --out" in error
 
 
 def test_other_data_in_the_same_folder_is_refused_and_nothing_is_lost(inputs, finished, tmp_path, capsys):
@@ -117,7 +129,7 @@ def test_other_data_in_the_same_folder_is_refused_and_nothing_is_lost(inputs, fi
 
 
 def test_a_run_that_fails_gives_exit_code_1_and_is_listed(inputs, tmp_path, capfd):
-    text = CAMPAIGN.partition('[[study]]\nname = "strong"')[0].replace("[1, 2]", "[1]")
+    text = CAMPAIGN.replace("[1, 2]", "[1]") + "max_failures = 1\n"
     (tmp_path / "study.toml").write_text(text.replace("time_out_s = 200", "time_out_s = 0.2"))
     arguments = ["study", "run", "--config", str(tmp_path / "study.toml"), "--data", str(inputs / "few.store"),
                  "--machine", str(inputs / "machine.toml"), "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
@@ -143,8 +155,40 @@ def test_missing_input_is_one_sentence_and_exit_code_2(inputs, tmp_path, change,
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert expected in error
+    assert not (tmp_path / "out" / "records").exists()
     assert "Traceback" not in error
     assert error.count("\n") == 1
+
+
+def test_a_refused_plan_starts_nothing(inputs, tmp_path, capsys):
+    (tmp_path / "study.toml").write_text(CAMPAIGN + "node_hours = 0.001\n")
+    arguments = ["study", "run", "--config", str(tmp_path / "study.toml"), "--data", str(inputs / "few.store"),
+                 "--machine", str(inputs / "machine.toml"), "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(arguments) == 2
+    assert "its budget is 0.001" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "records").exists()
+
+
+def test_torchrun_is_for_this_host(inputs, tmp_path, capsys):
+    (tmp_path / "study.toml").write_text(CAMPAIGN + '[executor]\nkind = "slurm"\nranks_per_node = 1\n')
+    arguments = ["study", "run", "--config", str(tmp_path / "study.toml"), "--data", str(inputs / "few.store"),
+                 "--machine", "lineshine", "--out", str(tmp_path / "out"), "--torchrun"]  # fmt: skip
+    assert main(arguments) == 2
+    assert "--torchrun is for jobs of this host" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_campaign_runs_by_torchrun(inputs, tmp_path):
+    assert main(words(inputs, tmp_path / "out", "--torchrun")) == 0
+    records = [entry for entry in read_folder(tmp_path / "out" / RECORD_FOLDER).records if entry.source != PREDICTED]
+    assert {entry.provenance["launcher"] for entry in records if entry.ranks > 1} == {"torchrun"}
+
+
+def test_status_and_index_of_nothing_are_one_sentence(tmp_path, capsys):
+    assert main(["study", "status", str(tmp_path)]) == 2
+    assert "give a folder that 'janus study run' wrote" in capsys.readouterr().err
+    assert main(["study", "index", str(tmp_path)]) == 2
+    assert "holds no record" in capsys.readouterr().err
 
 
 def test_show_of_nothing_is_exit_code_2(tmp_path, capsys):
