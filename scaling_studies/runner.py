@@ -13,6 +13,7 @@ job (``outcomes``). One runner at a time works on a folder (``lease``); two of t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
@@ -79,6 +80,7 @@ class Runner:
         self._cells = {cell.id: cell for cell in work.cells}
         self._say, self._show = say, show
         self._name = _runner_name()
+        self._study = hashlib.sha256(str(attempts.folder.resolve()).encode()).hexdigest()[:8]
         self._failures: Counter[str] = Counter()
         self._doubts: Counter[str] = Counter()  # tag -> polls without a word on its end
         self._refusals = 0
@@ -184,7 +186,7 @@ class Runner:
             record for record in self.attempts.open()
             if record.state == PLANNED and record.cell_id in self._cells and not self._is_another_ones(record)
         ]  # fmt: skip
-        jobs = self.executor.find([record.tag for record in orphans]) if orphans else {}
+        jobs = self._find(orphans)
         ready = []
         for record in orphans:
             job_id = jobs.get(record.tag, "")
@@ -233,16 +235,26 @@ class Runner:
             return self._refused(error, len(own))
         self._refusals = 0
         for record in own:
-            if job_id := job_ids.get(record.tag):
+            if job_id := job_ids.get(self._job_name(record)):
                 self._note(record, job_id)
 
     def _job(self, record: Record) -> AttemptJob:
         """The job of an attempt, its script on disk."""
         folder = self.attempts.folder_of(record)
         make_folder(folder)
-        job = self.work.job_of(self._cells[record.cell_id], record, folder)
+        job = replace(self.work.job_of(self._cells[record.cell_id], record, folder), tag=self._job_name(record))
         write_atomically(job.script, self.executor.render(job))
         return job
+
+    def _job_name(self, record: Record) -> str:
+        """Unique among a user's jobs: another study folder may hold an attempt of the same tag."""
+        return f"{record.tag}-{self._study}"
+
+    def _find(self, planned: Sequence[Record]) -> dict[str, str]:
+        """tag -> job id of the attempts that have a job."""
+        tags = {self._job_name(record): record.tag for record in planned}
+        found = self.executor.find(list(tags)) if tags else {}
+        return {tags[name]: job_id for name, job_id in found.items()}
 
     def _note(self, record: Record, job_id: str) -> None:
         try:
@@ -284,7 +296,7 @@ class Runner:
             return self._say(f"{_jobs(len(in_flight))} in {self.executor.name}: the same command takes them up again")
         self._say(f"stopping {_jobs(len(in_flight))} of this host")
         planned = [record for record in in_flight if record.state == PLANNED]
-        for tag, job_id in self.executor.find([record.tag for record in planned]).items():
+        for tag, job_id in self._find(planned).items():
             self._note(next(record for record in planned if record.tag == tag), job_id)
         running = [record for record in self.attempts.open() if record.job_id and record.cell_id in self._cells]
         self.executor.cancel([record.job_id for record in running])

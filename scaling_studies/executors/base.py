@@ -31,7 +31,9 @@ class SchedulerSilentError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptJob:
-    """tag: unique name; folder: of the attempt, absolute, where script, log and facts lie; job: what is started."""
+    """tag: name of the job, unique among a user's jobs; folder: of the attempt, absolute, where script, log and facts
+    lie; job: what is started.
+    """
 
     tag: str
     folder: Path

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from janus.host_facts import boot_id
 from scaling_studies.executors import processes
@@ -44,7 +43,7 @@ class LocalExecutor:
         return {attempt.tag: self._start(attempt) for attempt in attempts}
 
     def _start(self, attempt: AttemptJob) -> str:
-        words = [sys.executable, "-m", WATCHER, str(attempt.folder), str(attempt.job.time_limit_s)]
+        words = [sys.executable, "-m", WATCHER, str(attempt.folder), str(attempt.job.time_limit_s), attempt.tag]
         environment = {**os.environ, processes.VARIABLE: str(attempt.folder)}
         try:
             with attempt.log.open("ab") as log:
@@ -79,7 +78,7 @@ class LocalExecutor:
         found = {}
         for pid in processes.all_pids():
             words = processes.read(pid, "cmdline").decode(errors="replace").split("\0")
-            tag = Path(words[words.index(WATCHER) + 1]).name if WATCHER in words else ""
+            tag = words[words.index(WATCHER) + 3] if WATCHER in words else ""
             if tag in tags:
                 found[tag] = _job_id(pid)
         return found

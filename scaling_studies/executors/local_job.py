@@ -1,4 +1,4 @@
-"""``python -m scaling_studies.executors.local_job FOLDER LIMIT_S``: watches over one job of this host until it ends.
+"""``python -m scaling_studies.executors.local_job FOLDER LIMIT_S NAME``: watches over one job of this host.
 
 It runs the attempt's script, ends it at its time limit or when told to (SIGTERM), and leaves no process behind. It does
 not need the runner that started it: when that is killed, the job and its time limit go on. It does not own what the

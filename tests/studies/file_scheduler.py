@@ -78,7 +78,7 @@ class FileScheduler:
 
     def tags(self) -> list[str]:
         """Attempts for which a job was ever started and not forgotten, one entry per job."""
-        return [path.read_text().split()[0] for path in self.folder.iterdir()]
+        return [path.read_text().split()[0].rpartition("-")[0] for path in self.folder.iterdir()]
 
 
 def measure(cell: Cell, record: Record, folder: Path) -> Record:
