@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from reports import values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Tone, Value
-from reports.wording import plain
+from reports.wording import count_of, plain
 from scaling_studies.provenance import MAY_BE_EMPTY, MEANINGS, missing
 from scaling_studies.records import Record
 
@@ -40,8 +40,8 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
 def _words(jobs: Sequence[Record]) -> Text:
     gaps = Counter(name for job in jobs for name in missing(job.provenance))
     if not gaps:
-        return Text(text=f"Every required field is on record for all {len(jobs):,} jobs that count.")
-    listed = ", ".join(f"{name} ({number:,} jobs)" for name, number in gaps.items())
+        return Text(text=f"Every required field is on record for all of the {count_of(len(jobs), 'job')} that count.")
+    listed = ", ".join(f"{name} ({count_of(number, 'job')})" for name, number in gaps.items())
     return Text(text=f"Not recorded, so those jobs cannot be reproduced from this report: {listed}.", style="warning")
 
 
@@ -70,7 +70,7 @@ def _shown(name: str, found: Sequence[str]) -> str:
     if name in PER_JOB and len(counted) > 1:
         return f"{min(found)} to {max(found)}"
     parts = [
-        _short(value) if len(counted) == 1 else f"{_short(value)} ({number:,} jobs)"
+        _short(value) if len(counted) == 1 else f"{_short(value)} ({count_of(number, 'job')})"
         for value, number in counted.most_common(SHOWN_VALUES)
     ]
     rest = len(counted) - SHOWN_VALUES
