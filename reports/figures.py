@@ -40,7 +40,7 @@ from reports.drawing import (
     predicted_key,
     scaled_axis,
 )
-from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView, paired
+from reports.points import CAUSE_NAMES, PHASE_NAMES, PHASE_ORDER, Point, StudyView, paired
 from reports.wording import base_place, place, scaled_name, seconds
 
 MOST_CAUSES = 9  # drawn one by one, the rest as one
@@ -353,14 +353,14 @@ def causes(view: StudyView) -> Picture | None:
     order = [cause for cause in known if any(bar.get(cause, 0.0) > 0 for _, bar, _ in bars)]
     colours = {cause: CAUSE_COLOURS.get(cause, OTHERS_COLOUR) for cause in order}
     label, ideal = _bar_label(view, False)
+    shares = [(result, point, {cause: value_s for cause, value_s in parts.items() if value_s})
+              for result, point, parts in found]  # fmt: skip
     return Picture(
-        name=f"{view.name}-causes", figure=_bars(bars, order, colours, {}, label, ideal),
+        name=f"{view.name}-causes", figure=_bars(bars, order, colours, CAUSE_NAMES, label, ideal),
         description="predicted seconds of one step by cause as stacked bars, one for each point",
         caption="Predicted causes of the seconds of one step, over all phases; communication is what is not hidden "
         "behind computing. Predicted, not measured. The upright line is the ideal step.",
-        data=_parts_table(f"{view.name}-causes-data", view, "cause", "cause_s",
-                          [(result, point, {name: value for name, value in parts.items() if value}) for result, point,
-                           parts in found], {}),
+        data=_parts_table(f"{view.name}-causes-data", view, "cause", "cause_s", shares, CAUSE_NAMES),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from reports.points import PHASE_NAMES, Point, StudyView
+from reports.points import CAUSE_NAMES, PHASE_NAMES, Point, StudyView
 from reports.wording import place, seconds
 
 NEGLIGIBLE = 0.02  # of the ideal step: losses below are not explained
@@ -56,7 +56,7 @@ def predicted_losses(view: StudyView, point: Point) -> tuple[Loss, ...]:
     if view.base is None:
         return ()
     if view.base.causes_predicted() and point.causes_predicted():
-        return losses(view, point, view.base.causes_predicted(), point.causes_predicted(), {})
+        return losses(view, point, view.base.causes_predicted(), point.causes_predicted(), CAUSE_NAMES)
     return losses(view, point, view.base.phases_predicted(), point.phases_predicted(), PHASE_NAMES)
 
 

@@ -159,7 +159,7 @@ def points_table(view: StudyView, extras: Sequence[Extra] = ()) -> Table:
     if any(point.predicted_s is None and point.prediction is not None for point in view.points):
         notes.append("n/a: no prediction was possible; the reason is under failures and exclusions.")
     if not measured:
-        notes.append("Communication is what is not hidden behind computing; waiting is for slower ranks.")
+        notes.append("Communication is what is not hidden behind computing; waiting is for ranks with more to do.")
     else:
         notes.append("Structures are of one step, all ranks together; error is (predicted - measured) / measured.")
     return Table(

@@ -138,8 +138,9 @@ def _what_was_predicted(campaign: Campaign) -> str:
     records = [point.prediction for view in campaign.views for point in view.points if point.prediction is not None]
     if not records:
         return "No attempt has ended and nothing is predicted: there is no result yet."
+    start = "No attempt has ended yet" if campaign.open else "No training run is recorded here"
     return (
-        f"No training run is recorded here: every number is predicted, for {_names(records, 'model')} on "
+        f"{start}: every number is predicted, for {_names(records, 'model')} on "
         f"{_names(records, 'machine')}, from the model's size, its structures and what is known of the machine."
     )
 
@@ -164,20 +165,24 @@ def _warnings(campaign: Campaign) -> list[str]:
 
 
 def _every_point(campaign: Campaign) -> Table:
-    """The table of points, without empty columns; beside measured studies only the ends of predicted ones."""
-    mixed = bool(campaign.measured_views) and bool(campaign.predicted_views)
-    table = key_table(campaign, ends_only=mixed)
+    """The table of points without empty columns: every measured point, and the ends of what was only predicted."""
+    table = key_table(campaign, ends_only=True)
     kept = [
         place for place, column in enumerate(table.columns)
         if column.name != LEFT_TO_STUDIES
         and (not column.numeric or any(_number(row[place]) is not None for row in table.rows))
     ]  # fmt: skip
-    notes = ["Error is (predicted - measured) / measured of the step time; percent of peak is of model FLOPs."]
-    notes += ["Of studies that were only predicted the first and the last point stand here."] if mixed else []
+    ends = "the first and the last point of each predicted study"
+    caption = ends[0].upper() + ends[1:]
+    if not campaign.is_predicted_only:
+        caption = f"Every measured point{f', and {ends}' if campaign.predicted_views else ''}"
+    notes = ["Percent of peak is of model FLOPs and the typical step."]
+    if not campaign.is_predicted_only:
+        notes.append("Error is (predicted - measured) / measured of the step time.")
     if any(point.oversubscribed for view in campaign.views for point in view.points):
         notes.append(OVERSUBSCRIBED_NOTE)
     return dataclasses.replace(
-        table, columns=tuple(table.columns[place] for place in kept), caption="Every point.", note=" ".join(notes),
+        table, columns=tuple(table.columns[place] for place in kept), caption=f"{caption}.", note=" ".join(notes),
         rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
     )  # fmt: skip
 

@@ -42,7 +42,11 @@ def test_a_point_on_its_ideal_has_no_limit_and_one_beyond_it_says_what_gains():
 
 def test_predicted_losses_are_by_cause_where_known_else_by_phase():
     weak, _ = arrange(campaign())
-    assert {part.name for part in predicted_losses(weak, weak.points[1])} >= {"products", "gradient sums", "wait"}
+    assert {part.name for part in predicted_losses(weak, weak.points[1])} >= {
+        "products",
+        "gradient sums",
+        "waiting for other ranks",
+    }
     plain = [dataclasses.replace(one, phase_cause_s={}) for one in campaign()]
     weak, _ = arrange(plain)
     assert {part.name for part in predicted_losses(weak, weak.points[1])} >= {"FF, forces", "optimizer"}

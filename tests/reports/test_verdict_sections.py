@@ -39,9 +39,10 @@ def test_few_jobs_missing_points_and_open_attempts_are_warned_about():
         (continuation(), "No training run is recorded here: every number is predicted, for matris-moe-l on lineshine"),
         ([record(state=FAILED, reason="no", step_s=(), phase_s={})], "No attempt has given a measurement that counts"),
         ([record(state=RUNNING, step_s=(), phase_s={})], "No attempt has ended and nothing is predicted"),
+        ([record(state=RUNNING, step_s=(), phase_s={}), prediction(0.1)], "No attempt has ended yet: every number is"),
         ([record()], "Janus trained the interatomic potential matris-tiny on testhost with 1 parallel process (ranks)"),
     ],
-    ids=["predicted", "failed", "running", "one job"],
+    ids=["predicted", "failed", "running", "running and predicted", "one job"],
 )
 def test_every_kind_of_campaign_has_a_true_paragraph(records, start):
     assert verdict.paragraph(campaign_of(records)).startswith(start)
@@ -78,6 +79,7 @@ def test_the_attribute_table_tells_measured_from_predicted():
 def test_the_table_of_points_drops_columns_without_a_number():
     predicted = table_of(verdict.sections(campaign_of(continuation())), "key")
     assert [entry.name for entry in predicted.columns] == ["study", "point", "predicted", "predicted efficiency"]
+    assert column(predicted, "point") == ["8", "131,072"]
     mixed = table_of(verdict.sections(campaign_of([*six_jobs(), *continuation()])), "key")
     assert column(mixed, "point")[-2:] == ["8", "131,072"]
     assert len(mixed.rows) == 8
