@@ -32,7 +32,7 @@ from perfmodel.full_machine import (
 from perfmodel.machine import Machine, load_machine
 from perfmodel.paper import GLOBAL
 from scaling_studies.predicted import record_of_step
-from scaling_studies.records import OOM, PREDICTED, Record, cell_hash
+from scaling_studies.records import MEMORY_LIMIT, OOM, PREDICTED, Record, cell_hash
 
 STUDY = "full-machine"
 MACHINES = ("lineshine", "cnis")
@@ -143,7 +143,7 @@ def _record(study: FullMachineStudy, point: FullMachinePoint, model: str) -> Rec
     shared["facts"] = {
         "units": point.units, "nodes": point.nodes, "configurations per step": point.counts.structures,
         "steps of a run": f"assumed: {STEPS:,}, the fewest that the paper reports",
-        "assumptions": [*study.assumptions, *point.step.notes],
+        MEMORY_LIMIT: _limit_bytes(study.machine), "assumptions": [*study.assumptions, *point.step.notes],
     }  # fmt: skip
     return record_of_step(shared, point.step, point.work, study.machine, steps=STEPS)
 
@@ -159,4 +159,4 @@ def _too_full(
         f"{needed / 1e9:.1f} GB of {limit / 1e9:.1f} GB (the trainer holds all micro-batches of a step)"
     )
     return Record(**_identity(study, model, layout), source=PREDICTED, machine=study.machine.name, layout=layout,
-                  state=OOM, reason=reason, memory_bytes=int(needed))  # fmt: skip
+                  state=OOM, reason=reason, memory_bytes=int(needed), facts={MEMORY_LIMIT: limit})  # fmt: skip

@@ -22,8 +22,8 @@ from perfmodel.step_time import StepPrediction, predict
 from perfmodel.step_work import RunSettings, StepWork, step_work
 from perfmodel.workload import ITEM_BYTES
 from scaling_studies.cells import Cell, identity
-from scaling_studies.limits import ceilings_of, device_peaks, peak_of
-from scaling_studies.records import DONE, FAILED, PREDICTED, PhaseWorkload, Record
+from scaling_studies.limits import ceilings_of, device_peaks, peak_of, rank_memory_bytes
+from scaling_studies.records import DONE, FAILED, MEMORY_LIMIT, PREDICTED, PhaseWorkload, Record
 
 __all__ = [
     "cell_settings", "cell_work", "device_peaks", "expert_rows", "phase_workload", "predicted_record",
@@ -125,7 +125,11 @@ def predicted_record(cell: Cell, machine: Machine) -> Record:
         return Record(**shared, source=PREDICTED, machine=machine.name, layout=dict(cell.layout.to_mapping()),
                       state=FAILED, reason=str(error))  # fmt: skip
     assumptions = [f"{name}: {text}" for name, text in machine.assumptions().items()] + list(step.notes)
-    shared["facts"] = {"threads per rank": threads, "assumptions": assumptions}
+    ranks_on_node = min(cell.ranks, cell.executor.ranks_per_node or cell.ranks)
+    shared["facts"] = {
+        "threads per rank": threads, MEMORY_LIMIT: rank_memory_bytes(machine, ranks_on_node),
+        "assumptions": assumptions,
+    }  # fmt: skip
     return record_of_step(shared, step, work, machine, steps=study.warm_up_steps + study.steps, threads=threads)
 
 

@@ -31,6 +31,7 @@ FINAL_STATES = (DONE, FAILED, OOM, TIMEOUT, INVALID)  # its file is never writte
 STATES = OPEN_STATES + FINAL_STATES
 SCALED = ("ranks", "structures_per_rank")  # what a study scales: throughput studies scale the second
 RECORD_FOLDER = "records"
+MEMORY_LIMIT = "memory limit of a rank, bytes"  # key among the facts of a prediction
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from reports.document import Block, Column, Heading, Section, Table, Text, Value
 from reports.points import Point, StudyView
 from reports.scaling_section import x_value
 from reports.wording import NOT_MEASURED, binary_bytes, scaled_name, study_title, tag_of
+from scaling_studies.records import MEMORY_LIMIT
 
-MEMORY_LIMIT = "memory limit of a rank, bytes"  # key among a prediction's facts
 LEAD = (
     "The largest memory that any rank of a job took at any time, the process itself included; for a point the largest "
-    "of its jobs. The limit is a rank's share of what its node holds, less a reserve."
+    "of its jobs. The limit is a rank's share of the memory of its node, on a calibrated host less what the system keeps."
 )
 
 

@@ -8,7 +8,7 @@ from reports.flop_rates import measured_rates, predicted_rates
 from reports.points import arrange
 from reports.published import PUBLISHED_RUNS
 from reports.sections import machines, memory, peak, roofline
-from scaling_studies.records import Ceiling, Peak, PhaseWorkload
+from scaling_studies.records import MEMORY_LIMIT, Ceiling, Peak, PhaseWorkload
 from tests.record_sets import campaign, continuation, record, six_jobs, throughput
 from tests.record_sets import prediction as predicted
 from tests.reports.blocks import campaign_of, column, numbers, picture_of, table_of, texts, words
@@ -110,7 +110,7 @@ def test_no_roofline_where_something_of_it_is_not_known(changes):
 
 
 def test_memory_is_measured_beside_predicted_and_its_limit():
-    guess = predicted(0.1, memory_bytes=330 * 2**20, facts={memory.MEMORY_LIMIT: 660 * 2**20})
+    guess = predicted(0.1, memory_bytes=330 * 2**20, facts={MEMORY_LIMIT: 660 * 2**20})
     sections = memory.sections(campaign_of([record(), record(attempt=2, memory_bytes=310 * 2**20), guess]))
     table = table_of(sections, "memory-weak")
     assert numbers(table, "measured") == [310 * 2**20]
