@@ -51,7 +51,8 @@ def print_study(folder: Path, as_json: bool) -> int:
 
 def _point_values(view: StudyView, point: Point) -> dict[str, Any]:
     return {
-        "study": view.name, "mode": view.mode, "ranks": point.ranks, "cell_id": point.cell_id, "model": point.model,
+        "study": view.name, "mode": view.mode, "ranks": point.ranks, "scaled": point.scaled, "x": point.x,
+        "cell_id": point.cell_id, "model": point.model,
         "oversubscribed": point.oversubscribed, "jobs": len(point.jobs), "jobs_planned": point.repeats_planned,
         "excluded": [{"attempt": entry.attempt, "state": entry.state, "reason": entry.reason}
                      for entry in point.excluded],
@@ -75,12 +76,21 @@ def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]
             "" if view.is_measured else ", predicted only"
         )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in ("ranks", "jobs", "measured", "predicted", "error", "eff.", "pred. eff.", "left out"):
+        for heading in (
+            wording.scaled_name(view),
+            "jobs",
+            "measured",
+            "predicted",
+            "error",
+            "eff.",
+            "pred. eff.",
+            "left out",
+        ):
             table.add_column(heading, justify="right", no_wrap=True)
         for point in view.points:
             efficiencies = (view.efficiency_measured(point), view.efficiency_predicted(point))
             table.add_row(
-                f"{point.ranks:,}{' *' if point.oversubscribed else ''}",
+                f"{point.x:,.0f}{' *' if point.oversubscribed else ''}",
                 f"{len(point.jobs)} of {point.repeats_planned}" if view.is_measured else "-",
                 wording.seconds(point.measured.median) if point.measured else "n/a",
                 wording.seconds(point.predicted_s) if point.predicted_s is not None else "n/a",
