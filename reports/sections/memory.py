@@ -12,7 +12,7 @@ from scaling_studies.records import MEMORY_LIMIT
 
 LEAD = (
     "The largest memory that any rank of a job took at any time, the process itself included; for a point the largest "
-    "of its jobs. The limit is a rank's share of the memory of its node, on a calibrated host less what the system keeps."
+    "of its jobs. The limit is a rank's share of the memory of its node, on a calibrated host less a reserve."
 )
 
 
