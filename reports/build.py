@@ -43,7 +43,7 @@ BEFORE_RULES = (
     verdict, system, weak, strong, throughput, efficiency, breakdown, peak, roofline, memory, variability, prediction,
     imbalance, regression, exclusions, machines, training, methodology,
 )  # fmt: skip
-BANNER = "Predicted, not measured: no training run is on record here. Every number is a prediction or is published."
+BANNER = "Predicted, not measured: no run is on record here. Every number is a prediction or is published."
 
 
 def build_document(campaign: Campaign, *, title: str, written_at: str) -> Document:

@@ -5,6 +5,7 @@ The Markdown summary and the LaTeX table print it; it owns the choice of columns
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports import values, wording
@@ -52,8 +53,13 @@ def key_rows(campaign: Campaign, *, ends_only: bool = False) -> list[KeyRow]:
     return rows
 
 
+def filled_columns(rows: Sequence[KeyRow]) -> list[int]:
+    """Indices of the columns in which any row says something; a predicted campaign has no error and no interval."""
+    return [index for index in range(len(COLUMNS)) if any(row.cells[index] != NONE for row in rows)]
+
+
 def key_table(campaign: Campaign, *, ends_only: bool = False) -> Table:
-    """The same as a table."""
+    """The same as a table, with all its columns."""
     rows = key_rows(campaign, ends_only=ends_only)
     starts = [index for index, row in enumerate(rows) if index and row.view is not rows[index - 1].view]
     return Table(name=NAME, columns=COLUMNS, rows=tuple(row.cells for row in rows), groups=tuple(starts))

@@ -6,10 +6,11 @@ It owns LaTeX's syntax, not the numbers (``key_table``).
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from reports.campaign import Campaign
 from reports.document import Document
-from reports.key_table import COLUMNS, KeyRow, key_rows
+from reports.key_table import COLUMNS, KeyRow, filled_columns, key_rows
 
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
@@ -51,12 +52,13 @@ def _plain(letter: str) -> str:
 def render_latex(document: Document, campaign: Campaign) -> str:
     """A complete file; what lies between the two comment lines is the table."""
     rows = key_rows(campaign)
-    body = [_row(row, rows[index - 1] if index else None) for index, row in enumerate(rows)]
-    spec = "".join("r" if column.numeric else "l" for column in COLUMNS)
+    kept = filled_columns(rows)
+    body = [_row(row, rows[index - 1] if index else None, kept) for index, row in enumerate(rows)]
+    spec = "".join("r" if COLUMNS[index].numeric else "l" for index in kept)
     table = [
         "% begin of the table (needs \\usepackage{booktabs})", r"\begin{table}", r"\centering\footnotesize",
         r"\setlength{\tabcolsep}{4.5pt}", rf"\caption{{{_caption(document, campaign)}}}", r"\label{tab:scaling}",
-        rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}", r"\toprule", _head(), r"\midrule", *body, r"\bottomrule",
+        rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}", r"\toprule", _head(kept), r"\midrule", *body, r"\bottomrule",
         r"\end{tabular}", r"\par\smallskip\raggedright\scriptsize", *_notes(campaign), r"\end{table}",
         "% end of the table",
     ]  # fmt: skip
@@ -68,19 +70,20 @@ def _caption(document: Document, campaign: Campaign) -> str:
     return f"{title}. {'Predicted, not measured.' if campaign.is_predicted_only else 'Measured beside predicted.'}"
 
 
-def _head() -> str:
+def _head(kept: Sequence[int]) -> str:
     names = []
-    for column in COLUMNS:
+    for column in (COLUMNS[index] for index in kept):
         mark = MARK if column.tone == "predicted" else ""
         names.append(f"{escaped(column.name)}{mark}")
     return " & ".join(names) + r" \\"
 
 
-def _row(row: KeyRow, before: KeyRow | None) -> str:
+def _row(row: KeyRow, before: KeyRow | None, kept: Sequence[int]) -> str:
     """One line of the table; the study is named at its first line, and what is only predicted is slanted."""
     is_first = before is None or before.view is not row.view
     name = str(row.cells[0]) if is_first else ""
-    texts = [name, *(cell if isinstance(cell, str) else cell.text for cell in row.cells[1:])]
+    others = [row.cells[index] for index in kept if index > 0]
+    texts = [name, *(cell if isinstance(cell, str) else cell.text for cell in others)]
     cells = [escaped(text.replace(" %", "\u202f%")) for text in texts]
     if row.is_predicted:
         cells = [rf"\textit{{{cell}}}" if cell else "" for cell in cells]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.campaign import Campaign
 from reports.document import Bullets, Document, Section, Table, Text, Value
-from reports.key_table import NAME, key_table
+from reports.key_table import COLUMNS, NAME, filled_columns, key_rows
 
 VERDICT = "verdict"
 NOTES = (
@@ -26,7 +26,7 @@ def render_markdown(document: Document, campaign: Campaign) -> str:
     lines += [f"- **{_inline(value)}** {_inline(name)}" for value, name in document.headline]
     warnings = list(dict.fromkeys(text.text for text in _texts(document) if text.style == "warning"))
     lines += ["", "## Read this first", "", *(f"- {_inline(text)}" for text in warnings)] if warnings else []
-    lines += ["", "## Points", "", *_table(key_table(campaign, ends_only=True)), "", *_notes(campaign), ""]
+    lines += ["", "## Points", "", *_points(campaign), "", *_notes(campaign), ""]
     for table in _tables(verdict):
         lines += [f"## {_inline(table.caption.rstrip('.') or table.name)}", "", *_table(table), ""]
     return "\n".join([*lines, f"Written {document.written_at} by janus report.", ""])
@@ -61,6 +61,13 @@ def _notes(campaign: Campaign) -> list[str]:
     if campaign.predicted_views:
         notes.append("Of studies that were only predicted, the base point and the largest are shown.")
     return [" ".join(notes)]
+
+
+def _points(campaign: Campaign) -> list[str]:
+    rows = key_rows(campaign, ends_only=True)
+    kept = filled_columns(rows)
+    cells = tuple(tuple(row.cells[index] for index in kept) for row in rows)
+    return _table(Table(name=NAME, columns=tuple(COLUMNS[index] for index in kept), rows=cells))
 
 
 def _table(table: Table) -> list[str]:

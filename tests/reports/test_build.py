@@ -6,7 +6,7 @@ import pytest
 
 from reports.build import BANNER, build_document
 from reports.campaign import Campaign
-from reports.document import Picture, Table, Value
+from reports.document import Picture, Table
 from scaling_studies.records import RecordFolder
 from tests.record_sets import campaign, continuation, prediction, record, six_jobs, throughput
 

@@ -85,6 +85,7 @@ def test_markdown_has_the_verdict_and_every_point(measured):
     assert "## Read this first\n\n- One number is withheld: 120 % of peak." in text
     rows = rows_of(text)
     assert ["weak", "2", "2 of 2", "112 ms", "no CI (n=2)", "105 ms", "−5.8 %", "91.5 %"] in [row[:8] for row in rows]
+    assert "its interval" not in text  # no point of two jobs has one
     full = [row for row in rows if row[0] == "full-machine (weak)"]
     assert [row[1] for row in full] == ["8", "131,072"]  # base and full machine, nothing measured
     assert all(row[2] == row[3] == "–" for row in full)
