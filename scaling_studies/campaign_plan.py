@@ -187,9 +187,7 @@ def _ranks_on_node(cell: Cell) -> int:
 def _refusals(point: PlannedPoint, machine: Machine, settings: ExecutorSettings) -> list[str]:
     """Why this point may not be submitted."""
     where = f"study {point.study} at {point.scale:,} {point.scaled}"
-    return [
-        *_too_large(point, where, machine, settings), *_too_full(point, where), *_too_short(point, where),
-    ]  # fmt: skip
+    return _too_large(point, where, machine, settings) or [*_too_full(point, where), *_too_short(point, where)]
 
 
 def _too_large(point: PlannedPoint, where: str, machine: Machine, settings: ExecutorSettings) -> list[str]:

@@ -383,18 +383,3 @@ def quick_declaration(num_cores: int | None = None, *, model: str = "matris-tiny
         question="How much shorter does a step get when more ranks share the same work?", **shared,
     )  # fmt: skip
     return Declaration(studies=(weak, strong))
-
-
-def read_campaign(path: Path) -> tuple[Study, ...]:
-    """Studies of a campaign file."""
-    return read_declaration(path).studies
-
-
-def write_campaign(folder: Path, studies: tuple[Study, ...]) -> None:
-    """Keep the resolved declaration beside the results."""
-    write_declaration(folder, Declaration(studies=studies))
-
-
-def quick_studies(num_cores: int, *, model: str = "matris-tiny") -> tuple[Study, ...]:
-    """The studies of ``quick_declaration``."""
-    return quick_declaration(num_cores, model=model).studies

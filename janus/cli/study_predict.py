@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Write the predicted records and print them. Returns 0. Raises UserError for what cannot be predicted."""
     options = _parser().parse_args(arguments)
+    _refuse_measured(options.out)
     records = _records(options)
     _write(options.out, records)
     base_of = {record.study: record for record in records if record.ranks == record.base_ranks}
@@ -64,17 +65,24 @@ def _records(options: argparse.Namespace) -> list[Record]:
         )
 
 
-def _write(folder: Path, records: Sequence[Record]) -> None:
-    """Write the records; those of an earlier prediction go. Raises UserError where a folder holds measured ones."""
-    from scaling_studies.records import MEASURED, RECORD_FOLDER, read_folder, write_record
+def _refuse_measured(folder: Path) -> None:
+    """Raise UserError where the folder holds anything but predictions."""
+    from scaling_studies.records import MEASURED, RECORD_FOLDER, read_folder
 
-    place = folder / RECORD_FOLDER
-    found = read_folder(place)
+    found = read_folder(folder / RECORD_FOLDER)
     if found.refused or any(record.source == MEASURED for record in found.records):
         raise UserError(f"{folder} holds a measured campaign or files of another kind: use a new --out")
+
+
+def _write(folder: Path, records: Sequence[Record]) -> None:
+    """Write the records; those of an earlier prediction go."""
+    from scaling_studies.records import RECORD_FOLDER, read_folder, write_record
+
+    place = folder / RECORD_FOLDER
+    before = {record.file_name for record in read_folder(place).records}
     for record in records:
         write_record(place, record)
-    for old in {record.file_name for record in found.records} - {record.file_name for record in records}:
+    for old in before - {record.file_name for record in records}:
         (place / old).unlink()
 
 

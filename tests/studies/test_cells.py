@@ -91,7 +91,8 @@ def test_identity_changes_with_what_decides_the_result_and_only_with_that():
     others = {
         name(weak(steps=3)), name(weak(recompute=True)), name(weak(clock="mean_rank")), name(weak(transport="mpi")),
         name(weak(), dataclasses.replace(data(), fingerprint="beef")), name(weak(), code_version="newer"),
-        name(weak(), executor=ExecutorSettings(threads=2)), name(weak(), executor=ExecutorSettings(launcher="torchrun")),
+        name(weak(), executor=ExecutorSettings(threads=2)),
+        name(weak(), executor=ExecutorSettings(launcher="torchrun")),
         resolve_cells(weak(), data())[1].id,
     }  # fmt: skip
     assert len(others) == 9
