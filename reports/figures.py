@@ -121,11 +121,25 @@ def step_time(view: StudyView) -> Picture:
         legend(figure, handles)
     start = f"the ideal line starts at {base_place(view)}" if base_s is not None else "no ideal line: no base"
     return Picture(
-        name=f"{view.name}-time", figure=figure, description=f"time of one step against {scaled_name(view)}",
+        name=f"{view.name}-time", figure=figure,
+        description=f"time of one step against {scaled_name(view)}: {_ends(view)}",
         caption=f"Time of one step. {_marks(view)}; {start}.",
         data=series_table(f"{view.name}-time-data", view, Column(name="time of one step", numeric=True,
                                                                  csv_name="step_s"), rows),
     )  # fmt: skip
+
+
+def _ends(view: StudyView) -> str:
+    """First and last time of a study in words, for who cannot see them drawn."""
+    found = []
+    for kind, pairs in (
+        ("measured", [(point, point.measured.median) for point in view.points if point.measured is not None]),
+        ("predicted", [(point, point.predicted_s) for point in view.points if point.predicted_s is not None]),
+    ):
+        if pairs:
+            ends = pairs if len(pairs) == 1 else (pairs[0], pairs[-1])
+            found.append(f"{kind} {' and '.join(f'{seconds(time_s)} at {place(point)}' for point, time_s in ends)}")
+    return "; ".join(found) or "no time is known"
 
 
 def _marks(view: StudyView) -> str:

@@ -176,10 +176,6 @@ class StudyView:
         """Whether any attempt has ended; False for a study that was only predicted."""
         return any(point.jobs or point.excluded for point in self.points)
 
-    @property
-    def is_predicted(self) -> bool:
-        return any(point.predicted_s is not None for point in self.points)
-
     @cached_property
     def base(self) -> Point | None:
         return next((point for point in self.points if point.is_base), None)

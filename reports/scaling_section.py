@@ -18,6 +18,7 @@ from reports.wording import (
     constant,
     count_of,
     interval_note,
+    layout_text,
     place,
     scaled_name,
     seconds,
@@ -150,6 +151,7 @@ def points_table(view: StudyView, extras: Sequence[Extra] = ()) -> Table:
         *([Column(name="error", numeric=True, csv_name="error_percent")] if measured else []),
         *([] if measured else PREDICTED_COLUMNS),
         *(extra.column for extra in extras),
+        *([Column(name="layout")] if layouts_matter(view) else []),
         *([Column(name="against base")] if measured and view.mode == "weak" else []),
     ]  # fmt: skip
     rows = [tuple(_row(view, point, extras, structures=known)) for point in view.points]
@@ -166,6 +168,12 @@ def points_table(view: StudyView, extras: Sequence[Extra] = ()) -> Table:
         name=f"{view.name}-points", columns=tuple(columns), rows=tuple(rows), note=" ".join(notes),
         caption=f"Points of {view.name}, {words}.",
     )  # fmt: skip
+
+
+def layouts_matter(view: StudyView) -> bool:
+    """Whether a measured study shares structures among ranks, or its points differ in more than their replicas."""
+    layouts = [{**point.any_record.layout, "replicas": 0} for point in view.points]
+    return any(layout != layouts[0] for layout in layouts) or (view.is_measured and layouts[0].get("unit", 1) != 1)
 
 
 def _nodes_known(view: StudyView) -> bool:
@@ -216,6 +224,7 @@ def _row(view: StudyView, point: Point, extras: Sequence[Extra], *, structures: 
     cells.append(values.time(point.predicted_s, "predicted"))
     cells += [values.signed_percent(point.error)] if view.is_measured else _predicted_cells(view, point)
     cells += [_extra(extra, view, point) for extra in extras]
+    cells += [layout_text(point.any_record.layout)] if layouts_matter(view) else []
     if view.is_measured and view.mode == "weak":
         cells.append(against(view.base, point))
     return cells

@@ -7,7 +7,7 @@ No sentence here compares times in words: that needs a rank test and at least si
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports.points import Point, StudyView
@@ -110,6 +110,20 @@ def place(point: Point) -> str:
 def base_place(view: StudyView) -> str:
     """Where the base point of a study lies."""
     return scaled_place(view.scaled, view.base_x)
+
+
+def layout_text(layout: Mapping[str, object]) -> str:
+    """Units and their degrees, like "4 replicas of units of 8 ranks (shard 8, graph 8, expert 8)"."""
+    replicas, unit = layout.get("replicas"), layout.get("unit")
+    if not isinstance(replicas, int) or not isinstance(unit, int):
+        return "n/a"
+    if unit == 1:
+        return f"{count_of(replicas, 'replica')} of one rank"
+    degrees = [
+        f"{name} {layout[f'{name}_degree']}" for name in ("shard", "graph", "expert") if f"{name}_degree" in layout
+    ]
+    of = f" ({', '.join(degrees)})" if degrees else ""
+    return f"{count_of(replicas, 'replica')} of units of {unit:,} ranks{of}"
 
 
 def study_title(view: StudyView) -> str:

@@ -77,7 +77,7 @@ def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]
         )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in (
-            wording.scaled_name(view),
+            "ranks" if view.scaled == "ranks" else "per rank",
             "jobs",
             "measured",
             "predicted",

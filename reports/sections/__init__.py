@@ -1,1 +1,1 @@
-"""The sections of a report, one file each: a function of a campaign that gives a section, or None if it has nothing."""
+"""The sections of a report, one file each: ``sections(campaign)`` gives none, one or several of them."""

@@ -5,12 +5,12 @@ It owns these tables; the complete provenance of every run is a section of its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from reports import values, wording
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Value
-from reports.wording import count_of
+from reports.wording import layout_text
 from scaling_studies.records import DONE, MEASURED, Ceiling, Record
 
 SOFTWARE = ("operating_system", "devices", "clocks", "driver", "library_versions", "modules", "environment")
@@ -54,20 +54,6 @@ def _machines(records: Sequence[Record]) -> Table:
         for (machine, source), record in largest.items()
     ]  # fmt: skip
     return Table(name="machines-used", columns=columns, rows=tuple(rows), caption="Machines of this report.")
-
-
-def layout_text(layout: Mapping[str, object]) -> str:
-    """Units and their degrees, like "4 replicas of units of 8 ranks (shard 8, graph 8, expert 8)"."""
-    replicas, unit = layout.get("replicas"), layout.get("unit")
-    if not isinstance(replicas, int) or not isinstance(unit, int):
-        return "n/a"
-    if unit == 1:
-        return f"{count_of(replicas, 'replica')} of one rank"
-    degrees = [
-        f"{name} {layout[f'{name}_degree']}" for name in ("shard", "graph", "expert") if f"{name}_degree" in layout
-    ]
-    of = f" ({', '.join(degrees)})" if degrees else ""
-    return f"{count_of(replicas, 'replica')} of units of {unit:,} ranks{of}"
 
 
 def _limits(record: Record) -> list[Ceiling]:

@@ -1,6 +1,6 @@
-"""The verdict: what came out in a paragraph for a reader who knows none of this, and the Gordon Bell attribute table.
+"""The verdict: what came out in a paragraph for a reader who knows none of this, and the table of points.
 
-It owns these words; the numbers are those of the other sections.
+It owns these words; the numbers are those of the other sections, the attribute table is in ``attributes``.
 """
 
 from __future__ import annotations
@@ -8,15 +8,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from reports.attributes import attribute_table
 from reports.campaign import Campaign
-from reports.document import Block, Bullets, Column, Section, Table, Text, Value
+from reports.document import Block, Bullets, Section, Table, Text, Value
 from reports.key_table import key_table
 from reports.losses import limit_sentence, measured_losses
-from reports.points import Point, StudyView, paired
+from reports.points import StudyView, paired
 from reports.scaling_section import OVERSUBSCRIBED_NOTE, last_measured
+from reports.sections import regression
 from reports.sections.prediction import quality_sentence
-from reports.wording import NOT_MEASURED, base_place, count_of, listed, percent, place, seconds
+from reports.wording import base_place, count_of, listed, percent, place
 from scaling_studies.records import Record
+from scaling_studies.regression import compare_campaigns
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
 
 MOST_STUDIES = 4  # told one by one in the paragraph
@@ -51,6 +54,9 @@ def paragraph(campaign: Campaign) -> str:
     points = paired(campaign.views)
     sentences.append(quality_sentence(points) if points else "Nothing was predicted beside these runs.")
     sentences += _machines_reached(campaign.predicted_views)
+    if campaign.earlier is not None:
+        change = compare_campaigns(campaign.earlier.records, campaign.records)
+        sentences.append(f"Against the earlier campaign: {regression.summary(change)}")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -189,77 +195,3 @@ def _every_point(campaign: Campaign) -> Table:
 
 def _number(cell: Value | str) -> float | None:
     return cell.number if isinstance(cell, Value) else None
-
-
-def attribute_table(campaign: Campaign) -> Table:
-    """Performance attributes as papers for the ACM Gordon Bell Prize carry them."""
-    rows = (
-        ("Category of achievement", _category(campaign)),
-        ("Type of method used", "Neural interatomic potential trained by a stochastic gradient method on energies, "
-         "forces (first derivatives) and stresses; explicit and implicit do not apply"),
-        ("Results reported on the basis of", _basis(campaign)),
-        ("Precision reported", _precision(campaign)),
-        ("System scale", _scale(campaign)),
-        ("Measurement mechanism", _mechanism(campaign)),
-    )  # fmt: skip
-    columns = (Column(name="performance attribute"), Column(name="this report"))
-    return Table(
-        name="attributes", columns=columns, rows=rows, caption="Performance attributes (ACM Gordon Bell form)."
-    )
-
-
-def _category(campaign: Campaign) -> str:
-    parts = []
-    for kind, views in (("measured", campaign.measured_views), ("predicted", campaign.predicted_views)):
-        modes = [mode for mode in ("weak", "strong", "throughput") if any(view.mode == mode for view in views)]
-        if modes:
-            words = [f"{mode} scaling" if mode != "throughput" else mode for mode in modes]
-            parts.append(f"{listed(words)} ({kind if kind == 'measured' else NOT_MEASURED})")
-    return f"Scalability: {'; '.join(parts)}. Time-to-solution of a whole training is not claimed"
-
-
-def _basis(campaign: Campaign) -> str:
-    whole = "whole training step: reading data, forward, forces, double backward, gradient sum and optimizer"
-    if campaign.is_predicted_only:
-        return f"Predicted {whole}"
-    return f"Measured {whole}; start-up and the wall time of the whole process are given apart"
-
-
-def _precision(campaign: Campaign) -> str:
-    records = [record for view in campaign.views for point in view.points for record in _shown(point)]
-    return listed(sorted({record.dtype for record in records})) or "n/a"
-
-
-def _shown(point: Point) -> list[Record]:
-    return [*point.jobs, *([point.prediction] if point.prediction is not None else [])]
-
-
-def _scale(campaign: Campaign) -> str:
-    """The largest point of each machine, measured and predicted."""
-    parts = []
-    for kind, views in (("measured", campaign.measured_views), ("predicted", campaign.predicted_views)):
-        largest: dict[str, Record] = {}
-        for point in (point for view in views for point in view.points):
-            records = point.jobs if kind == "measured" else _shown(point)
-            for record in records[:1]:
-                if record.machine not in largest or record.ranks > largest[record.machine].ranks:
-                    largest[record.machine] = record
-        parts += [
-            f"{kind} up to {count_of(record.ranks, 'rank')}{_nodes(record)} of {machine}"
-            for machine, record in largest.items()
-        ]
-    return "; ".join(parts) or "n/a"
-
-
-def _nodes(record: Record) -> str:
-    return f" on {count_of(record.nodes, 'node')}" if record.nodes else ""
-
-
-def _mechanism(campaign: Campaign) -> str:
-    flops = "FLOPs by formulas from the shapes of the model and of each batch, without recomputation"
-    if campaign.is_predicted_only:
-        return f"None: nothing was measured. Times are predicted; {flops}"
-    jobs = _jobs(campaign.measured_views)
-    steps = sum(len(job.step_s) for job in jobs)
-    shortest = min((min(job.step_s) for job in jobs), default=0.0)
-    return f"Timers: {count_of(steps, 'step')}, the shortest {seconds(shortest)}, with each rank's clock; {flops}"

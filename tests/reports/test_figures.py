@@ -113,6 +113,14 @@ def test_a_missing_prediction_leaves_a_gap_in_the_line():
     assert list(line.get_ydata())[1] != list(line.get_ydata())[1]  # not a number: matplotlib does not connect it
 
 
+def test_the_description_tells_first_and_last_time_to_who_cannot_see(full_views):
+    said = figures.step_time(full_views[0]).description
+    assert (
+        said == "time of one step against ranks: measured 101 ms at 1 rank and 132 ms at 4 ranks; "
+        "predicted 95 ms at 1 rank and 124 ms at 4 ranks"
+    )
+
+
 def test_a_throughput_study_is_drawn_over_structures_per_rank(full_views):
     picture = figures.rate(full_views[2])
     assert [column.csv_name for column in picture.data.columns][1] == "structures_per_rank"

@@ -43,6 +43,18 @@ def test_below_six_jobs_there_is_no_interval_no_comparison_and_it_says_so():
     assert column(table, "ranks") == ["1", "2", "4 *"]
 
 
+def test_layouts_are_shown_where_they_differ_from_point_to_point():
+    shared = {"unit": 2, "replicas": 1, "shard_degree": 2, "graph_degree": 1, "expert_degree": 1}
+    made = [record(), record(ranks=2, layout=shared)]
+    table = table_of(weak.sections(campaign_of(made)), "weak-points")
+    assert column(table, "layout") == [
+        "1 replica of one rank",
+        "1 replica of units of 2 ranks (shard 2, graph 1, expert 1)",
+    ]
+    plain = table_of(weak.sections(campaign_of([record(), record(ranks=2)])), "weak-points")
+    assert "layout" not in [entry.name for entry in plain.columns]
+
+
 def test_speed_up_and_structures_per_day_come_from_medians(full):
     table = table_of(strong.sections(full), "strong-points")
     assert numbers(table, "speed-up") == pytest.approx([1, 0.4 / 0.22, 0.4 / 0.13])

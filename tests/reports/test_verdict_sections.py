@@ -2,9 +2,10 @@
 
 import pytest
 
+from reports.attributes import attribute_table
 from reports.sections import system, verdict
-from scaling_studies.records import FAILED, RUNNING
-from tests.record_sets import campaign, continuation, prediction, record, six_jobs, throughput
+from scaling_studies.records import FAILED, RUNNING, RecordFolder
+from tests.record_sets import campaign, continuation, longer_sync, prediction, record, six_jobs, throughput
 from tests.reports.blocks import campaign_of, column, numbers, table_of, texts, words
 
 
@@ -22,6 +23,13 @@ def test_points_whose_ranks_share_cores_do_not_make_the_verdict():
     said = verdict.paragraph(campaign_of(campaign()))
     assert "reaches 91 % efficiency (predicted 90 %) at 2 ranks; 4 ranks share cores and are left out here" in said
     assert "Over 4 points with a core for every rank" in said
+
+
+def test_a_change_against_an_earlier_campaign_is_part_of_the_verdict():
+    earlier = RecordFolder(records=tuple(six_jobs()), refused=())
+    said = verdict.paragraph(campaign_of(longer_sync(), earlier=earlier))
+    assert "Against the earlier campaign: Of 6 points in both campaigns, no difference shown: 5" in said
+    assert "in gradient sync, waiting (+20 ms)" in said
 
 
 def test_few_jobs_missing_points_and_open_attempts_are_warned_about():
@@ -63,7 +71,7 @@ def test_of_many_studies_the_lowest_and_the_highest_are_told_and_all_are_listed(
 
 def test_the_attribute_table_tells_measured_from_predicted():
     made = campaign_of([*six_jobs(), *continuation()])
-    attributes = dict(texts(verdict.attribute_table(made)))
+    attributes = dict(texts(attribute_table(made)))
     assert attributes["Category of achievement"].startswith(
         "Scalability: weak scaling and strong scaling (measured); weak scaling (predicted, not measured)"
     )
@@ -71,7 +79,7 @@ def test_the_attribute_table_tells_measured_from_predicted():
     assert "measured up to 4 ranks on 1 node of testhost" in attributes["System scale"]
     assert "predicted up to 131,072 ranks on 8,192 nodes of lineshine" in attributes["System scale"]
     assert attributes["Measurement mechanism"].startswith("Timers: 108 steps")
-    alone = dict(texts(verdict.attribute_table(campaign_of(continuation()))))
+    alone = dict(texts(attribute_table(campaign_of(continuation()))))
     assert alone["Measurement mechanism"].startswith("None: nothing was measured")
     assert "measured up to" not in alone["System scale"]
 
@@ -110,7 +118,4 @@ def test_machines_without_a_peak_say_so_and_layouts_are_told_in_words():
     made = system.sections(campaign_of([prediction(0.1, peak=None, ceilings=())]))
     assert "Neither a peak nor a ceiling" in words(made)
     assert column(table_of(made, "machines-used"), "layout of the largest point") == ["1 replica of one rank"]
-    layout = {"unit": 8, "replicas": 4, "shard_degree": 8, "graph_degree": 1, "expert_degree": 8}
-    assert system.layout_text(layout) == "4 replicas of units of 8 ranks (shard 8, graph 1, expert 8)"
-    assert system.layout_text({}) == "n/a"
     assert system.sections(campaign_of([record(state=FAILED, reason="no", step_s=(), phase_s={})])) == ()

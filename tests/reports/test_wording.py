@@ -51,5 +51,12 @@ def test_places_and_definitions_follow_what_is_scaled():
     assert "efficiency = 2 T(2) / (N T(N))" in wording.constant(strong)
 
 
+def test_layouts_are_told_in_words():
+    layout = {"unit": 8, "replicas": 4, "shard_degree": 8, "graph_degree": 1, "expert_degree": 8}
+    assert wording.layout_text(layout) == "4 replicas of units of 8 ranks (shard 8, graph 1, expert 8)"
+    assert wording.layout_text({"unit": 1, "replicas": 1}) == "1 replica of one rank"
+    assert wording.layout_text({}) == "n/a"
+
+
 def test_numbers_are_tied_to_their_units():
     assert wording.tied("about 5 ms on 4 ranks") == "about 5\u00a0ms on 4\u00a0ranks"
