@@ -61,8 +61,8 @@ JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 NodeName=n[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[4]}] CPUs=2 CoresPerSocket=2 \
 RealMemory=4000 State=UNKNOWN
-PartitionName=normal Nodes=n[1-4] Default=YES PriorityTier=1 DefMemPerNode=900 State=UP
-PartitionName=urgent Nodes=n[1-4] PriorityTier=10 DefMemPerNode=900 State=UP
+PartitionName=normal Nodes=n[1-4] Default=YES PriorityTier=1 DefMemPerNode=3000 State=UP
+PartitionName=urgent Nodes=n[1-4] PriorityTier=10 DefMemPerNode=3000 State=UP
 """
 
 
@@ -103,9 +103,11 @@ class Cluster:
         self.wait_for("four idle nodes", self.is_idle)
 
     def start_controller(self) -> None:
-        """Start slurmctld, with the state it left if it ran before, and wait until it answers."""
+        """Start slurmctld, with the state it left if it ran before, and wait until it knows the nodes that are up."""
         self._start("slurmctld", "slurmctld", "-D")
         self.wait_for("an answer of slurmctld", lambda: slurm("scontrol", "ping", check=False).returncode == 0)
+        if any(node in self.daemons for node in NODES):
+            self.wait_for("the nodes to register", lambda: "unk" not in self.states())
 
     def stop_controller(self) -> None:
         self._stop("slurmctld")
@@ -124,10 +126,14 @@ class Cluster:
             _kill(process)
         slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
+    def states(self) -> list[str]:
+        """State of every node as sinfo shortens it: idle, alloc, comp, down, unk."""
+        words = ["sinfo", "--noheader", "--Node", "--partition=normal", "--format=%t"]
+        return slurm(*words, check=False).stdout.split()
+
     def is_idle(self) -> bool:
         """Whether every node is idle."""
-        states = slurm("sinfo", "--noheader", "--Node", "--partition=normal", "--format=%t", check=False).stdout.split()
-        return states == ["idle"] * len(NODES)
+        return self.states() == ["idle"] * len(NODES)
 
     def clear(self) -> None:
         """End every job, bring failed nodes back and wait until all is idle."""
@@ -135,7 +141,7 @@ class Cluster:
         for node in NODES:
             if node not in self.daemons:
                 self.start_node(node)
-        self.wait_for("an idle cluster", self.is_idle)
+        self.wait_for("an idle cluster", self.is_idle, patience_s=120)  # a lost word is asked for once a minute
 
     def stop(self) -> None:
         """End jobs and daemons and remove the folder; no process of the cluster is left."""

@@ -128,7 +128,9 @@ def test_time_limit(cluster, tmp_path):
 
 def test_a_silent_controller_tells_nothing_and_jobs_go_on(cluster, tmp_path):
     executor = SlurmExecutor()
-    attempt = new_attempt(executor, tmp_path, "steady", "touch at_work; until [ -e go_on ]; do sleep 0.2; done; echo done")
+    attempt = new_attempt(
+        executor, tmp_path, "steady", "touch at_work; until [ -e go_on ]; do sleep 0.2; done; echo done"
+    )
     other = new_attempt(executor, tmp_path, "other", "true")
     job_ids = wait_begun(cluster, executor, attempt)
     cluster.stop_controller()
