@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from janus.errors import UserError
-from scaling_studies.executors.processes import start_ticks
+from scaling_studies.executors.processes import is_alive, start_ticks
 
 LEASE_FILE = ".lock"
 
@@ -57,5 +57,5 @@ def holder(folder: Path) -> str:
         pid, host, since = int(values["pid"]), str(values["host"]), str(values["since"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    died = host == platform.node() and start_ticks(pid) != values.get("start")
+    died = host == platform.node() and not (is_alive(pid) and start_ticks(pid) == values.get("start"))
     return "" if died else f"process {pid} on {host} since {since}"

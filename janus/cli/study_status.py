@@ -139,7 +139,7 @@ def print_status(folder: Path, status: Status) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     for name, budget in status.budgets.items():
         rows = [row for row in status.rows if row.study == name]
         if not rows:

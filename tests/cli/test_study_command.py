@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from janus.cli.main import main
+from scaling_studies.lease import only_runner
 from scaling_studies.records import DONE, PREDICTED, RECORD_FOLDER, read_folder
 from tests.host_machine import write_host
 
@@ -167,6 +168,14 @@ def test_a_refused_plan_starts_nothing(inputs, tmp_path, capsys):
     assert main(arguments) == 2
     assert "its budget is 0.001" in capsys.readouterr().err
     assert not (tmp_path / "out" / "records").exists()
+
+
+def test_a_second_runner_is_told_of_the_first(inputs, tmp_path, capsys):
+    with only_runner(tmp_path / "out"):
+        assert main(words(inputs, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert f"another runner works on {tmp_path / 'out'} (process " in error
+    assert "Traceback" not in error
 
 
 def test_torchrun_is_for_this_host(inputs, tmp_path, capsys):

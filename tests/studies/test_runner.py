@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import random
+import resource
 import signal
 import time
 
@@ -39,7 +41,7 @@ class Campaign:
         runner, end = self.runner(), time.monotonic() + 20
         while self.states() != sorted(states):
             assert time.monotonic() < end, (self.states(), self.said)
-            runner._one_pass()
+            runner.run_once()
             time.sleep(0.02)
         return runner
 
@@ -96,9 +98,9 @@ def test_a_point_that_fails_too_often_is_left_alone_and_the_others_go_on(tmp_pat
 
 def test_passes_from_cron_count_failures_on_record(tmp_path):
     campaign = Campaign(tmp_path, program=lambda record: "exit 3")
-    for _ in range(60):
+    campaign.wait([FAILED] * len(CELLS) * CELLS[0].study.max_failures)
+    for _ in range(5):
         campaign.runner().run_once()
-        time.sleep(0.02)
     assert campaign.states() == [FAILED] * len(CELLS) * CELLS[0].study.max_failures
 
 
@@ -259,6 +261,34 @@ def test_a_truncated_record_is_named_and_the_campaign_completed_without_it(campa
     assert "does not count" in line
 
 
+class FullDisk(Attempts):
+    """Attempts on a disk that is full when the first final record is written: the system refuses to write on."""
+
+    is_full = True
+
+    def replace(self, record):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if record.state == DONE and self.is_full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+        try:
+            return super().replace(record)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_said_and_loses_nothing(campaign):
+    def stopped():
+        runner = Runner(FullDisk(campaign.attempts.folder), work_for(CELLS), campaign.scheduler)
+        with pytest.raises(UserError, match=r"cannot write .*attempt01.json .*: free space"):
+            runner.run()
+
+    assert os.waitpid(in_child(stopped), 0)[1] == 0
+    assert campaign.states() in ([RUNNING], [SUBMITTED])
+    assert campaign.runner().run().is_complete
+    assert campaign.states() == [DONE] * REPEATS
+    assert len(campaign.scheduler.tags()) == REPEATS
+
+
 # Two runners
 
 
@@ -356,6 +386,17 @@ def test_killed_anywhere_and_started_again_nothing_is_lost_and_nothing_done_twic
     assert sorted(campaign.scheduler.tags()) == sorted(record.tag for record in campaign.attempts.read())
 
 
+def test_a_job_of_the_same_attempt_in_another_folder_is_not_adopted(tmp_path):
+    first, second = Campaign(tmp_path / "first"), Campaign(tmp_path / "second")
+    second.scheduler = first.scheduler
+    assert first.runner().run().is_complete
+    assert killed_runner(second, "after the claim") == signal.SIGKILL
+    assert {record.tag for record in second.attempts.read()} <= {record.tag for record in first.attempts.read()}
+    assert second.runner().run().is_complete
+    jobs = [record.job_id for campaign in (first, second) for record in campaign.attempts.read()]
+    assert len(set(jobs)) == 2 * REPEATS
+
+
 def test_killed_again_and_again_it_still_ends(tmp_path):
     campaign = Campaign(tmp_path, program=lambda record: "sleep 0.05;" + GOOD)
     for point in ("after the submission", "after the claim", "before DONE"):
@@ -363,6 +404,24 @@ def test_killed_again_and_again_it_still_ends(tmp_path):
     assert campaign.runner().run().is_complete
     assert campaign.states() == [DONE] * REPEATS
     assert len(campaign.scheduler.tags()) == REPEATS
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_still_ends(tmp_path):
+    """Not at chosen points but whenever: two runners at a time, both killed after a random while, sixty times."""
+    cells = resolve_cells(weak(ranks=(1, 2, 4), repeats=15), data())
+    campaign = Campaign(tmp_path, cells, lambda record: "echo started >> ran; sleep 0.05;" + GOOD, max_in_flight=3)
+    draw = random.Random(5)
+    for _ in range(60):
+        children = [in_child(lambda: campaign.runner().run()) for _ in range(2)]
+        time.sleep(draw.uniform(0, 0.15))
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert campaign.runner().run().is_complete
+    assert campaign.states() == [DONE] * 45
+    starts = [path.read_text().split() for path in campaign.attempts.folder.glob("attempts/*/ran")]
+    assert starts == [["started"]] * 45
 
 
 def test_a_job_that_ended_while_no_runner_was_there_is_adopted_although_nobody_knows_its_id(tmp_path):
