@@ -8,7 +8,7 @@ point whose work, clock or number format differs is not compared, and says so.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,12 @@ OUTSIDE = "outside any phase"
 CAUSE_SHARE = 0.1  # assumed: a phase with less of the change than this is not called a cause
 WORK_TOLERANCE = 0.01  # as of studies: relative difference of the work of a rank
 NOT_COMPARABLE = "not comparable"
+
+DECIDING = (  # provenance that may explain a change
+    "code_version", "library_versions", "resolved_config", "environment", "modules", "operating_system", "driver",
+    "transport", "launcher", "threads_per_rank",
+)  # fmt: skip
+NOT_DECIDING = ("resolved_config.data.path",)
 
 PointKey = tuple[str, str, str, str, float]  # study, mode, model, what is scaled, its value
 
@@ -189,16 +195,25 @@ def _obstacle(old: Sequence[Record], new: Sequence[Record]) -> str:
 
 
 def _differences(old: Record, new: Record) -> tuple[str, ...]:
-    """What is not as it was and may be why: machine, executor, sharing of cores, layout, code, libraries."""
-    facts = [_facts(record) for record in (old, new)]
-    names = dict.fromkeys((*facts[0], *facts[1]))
-    pairs = [(name, facts[0].get(name, "n/a"), facts[1].get(name, "n/a")) for name in names]
-    return tuple(f"{name}: {before}, now {now}" for name, before, now in pairs if before != now)
+    """What is not as it was and may be why."""
+    before, now = _facts(old), _facts(new)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return tuple(f"{name}: {before.get(name, 'n/a')}, now {now.get(name, 'n/a')}" for name in names)
 
 
 def _facts(record: Record) -> dict[str, Any]:
-    facts: dict[str, Any] = {name: getattr(record, name) for name in ("machine", "executor", "oversubscribed")}
-    facts |= {f"layout.{name}": value for name, value in record.layout.items()}
-    facts |= {name: record.provenance[name] for name in ("code_revision", "code_version") if name in record.provenance}
-    versions = record.provenance.get("library_versions", {})
-    return facts | (dict(versions) if isinstance(versions, Mapping) else {})
+    """Name -> value of all that decides a time beside the point itself, as far as it is on record."""
+    facts = {name: getattr(record, name) for name in ("machine", "executor", "oversubscribed")}
+    facts |= dict(_flat("layout", record.layout))
+    for name in DECIDING:
+        facts |= dict(_flat(name, record.provenance.get(name)))
+    return {name: value for name, value in facts.items() if value is not None and name not in NOT_DECIDING}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted names."""
+    if isinstance(value, Mapping):
+        for inner, entry in value.items():
+            yield from _flat(f"{name}.{inner}", entry)
+    else:
+        yield name, value

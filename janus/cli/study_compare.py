@@ -86,7 +86,12 @@ def _point_values(point: PointChange) -> dict[str, Any]:
 def _name(key: PointKey) -> str:
     """A point in words: weak, matris-tiny, 4 ranks."""
     study, _, model, scaled, x = key
-    return f"{study}, {model}, {x:,g} {scaled.replace('_', ' ')}"
+    return f"{study}, {model}, {_place(scaled, x)}"
+
+
+def _place(scaled: str, x: float) -> str:
+    """Value of what the study scales, in words."""
+    return "1 rank" if (scaled, x) == ("ranks", 1) else f"{x:,g} {scaled.replace('_', ' ')}"
 
 
 def _print_change(change: CampaignChange, options: argparse.Namespace) -> None:
@@ -136,7 +141,7 @@ def _change_text(point: PointChange) -> str:
 
 def _remarks(point: PointChange, shared: tuple[str, ...]) -> list[str]:
     """Under the table: what a verdict rests on, the phases that caused it, and what is not as it was here alone."""
-    head = f"{point.study}, {point.x:,g} {point.scaled.replace('_', ' ')}"
+    head = f"{point.study}, {_place(point.scaled, point.x)}"
     if point.obstacle:
         return [f"{head}: {point.obstacle}"]
     if not (point.is_regression or point.is_improvement):

@@ -64,7 +64,7 @@ def test_campaigns_without_a_common_point_say_so(folder, capsys):
     assert run(old, new) == 0
     printed = capsys.readouterr().out
     assert "no point is in both campaigns" in printed
-    assert "only in the earlier campaign: weak, matris-tiny, 1 ranks" in printed
+    assert "only in the earlier campaign: weak, matris-tiny, 1 rank\n" in printed
     assert "only in the new campaign: weak, matris-tiny, 2 ranks" in printed
 
 

@@ -108,10 +108,11 @@ def test_points_that_measure_something_else_are_not_compared(changes, words):
 
 def test_what_else_is_not_as_it_was_is_told():
     old = jobs(0.1, 6)
-    versions = {"python": "3.11.2", "torch": "2.14.0"}
-    new = [replace(job, machine="elsewhere", layout={**job.layout, "unit": 2},
-                   provenance={**job.provenance, "library_versions": versions}) for job in old]  # fmt: skip
+    now = {"library_versions": {"python": "3.11.2", "torch": "2.14.0"}, "resolved_config": {"run": {"steps": 6}}}
+    new = [replace(job, machine="elsewhere", layout={**job.layout, "unit": 2}, provenance={**job.provenance, **now})
+           for job in old]  # fmt: skip
     change = compare_campaigns(old, new)
     assert change.shared_differences == (
-        "machine: testhost, now elsewhere", "layout.unit: 1, now 2", "torch: 2.13.0, now 2.14.0"
+        "machine: testhost, now elsewhere", "layout.unit: 1, now 2", "library_versions.torch: 2.13.0, now 2.14.0",
+        "resolved_config.run.steps: 5, now 6"
     )  # fmt: skip
