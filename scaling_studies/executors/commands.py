@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +33,18 @@ class Answer:
         return bool(lines) and all(pattern.search(line) for line in lines)
 
 
-def ask(words: Sequence[str], *, stdin: Path | None = None) -> Answer:
-    """Run a program of the scheduler. stdin: file it reads.
+def ask(
+    words: Sequence[str], *, stdin: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Answer:  # fmt: skip
+    """Run a program of the scheduler. stdin: file it reads; environment: its variables, None: those of this process.
 
     Raises SchedulerSilentError when it does not end in time, UserError when there is no such program.
     """
     try:
         with (stdin or Path("/dev/null")).open("rb") as stream:
-            found = subprocess.run(words, stdin=stream, capture_output=True, timeout=ANSWER_S, check=False)
+            found = subprocess.run(
+                words, stdin=stream, capture_output=True, timeout=ANSWER_S, check=False, env=environment
+            )
     except subprocess.TimeoutExpired:
         raise SchedulerSilentError(f"{words[0]} gave no answer within {ANSWER_S:g} s") from None
     except FileNotFoundError:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from janus.errors import UserError
+from scaling_studies.atomic import write_atomically
+from scaling_studies.attempts import make_folder
 from scaling_studies.executors.base import (
     ENDED,
     QUEUED,
@@ -32,19 +33,20 @@ from scaling_studies.executors.base import (
     SchedulerSilentError,
     SubmitError,
 )
+from scaling_studies.executors.commands import Answer, ask
 from scaling_studies.executors.scripts import attempt_script
 from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 
-ANSWER_S = 90.0  # assumed: Slurm's own programs give up after one or two message time-outs (10 s each, sites set more)
 MOST_ELEMENTS = 1000  # slurm.conf(5): MaxArraySize is 1001 unless the site says otherwise
 ARRAY_PREFIX = "janus-array-"
 TAG_FILE = "tags.txt"
 HISTORY = "now-30days"  # how far back accounting is searched for a job by name
-LOST_WORDS = (  # slurm_errno.c: no answer, so a request may have been carried out or not
-    "unable to contact slurm controller", "socket timed out", "zero bytes were transmitted", "standby mode",
-    "communication connection failure", "communication shutdown failure", "message receive failure",
-    "message send failure", "connection refused", "protocol authentication error",
-)  # fmt: skip
+LOST = re.compile(  # slurm_errno.c: no answer, so a request may have been carried out or not
+    "unable to contact slurm controller|socket timed out|zero bytes were transmitted|standby mode|connection refused|"
+    "communication (connection|shutdown) failure|message (receive|send) failure|protocol authentication error",
+    re.IGNORECASE,
+)
+NO_SUCH_JOB = re.compile("invalid job id|already complet", re.IGNORECASE)
 # State of a job that has ended -> the attempt's state and the reason in words (squeue(1), "JOB STATE CODES").
 ENDS = {
     "COMPLETED": (DONE, ""), "TIMEOUT": (TIMEOUT, "time limit of the job"), "OUT_OF_MEMORY": (OOM, "out of memory"),
@@ -104,9 +106,9 @@ class SlurmExecutor:
         Of several jobs for one attempt it is the first, which began it. Raises SchedulerSilentError.
         """
         found: dict[str, str] = {}
-        for ask in (_queued_attempts, _accounted_attempts):
+        for jobs in (_queued_attempts, _accounted_attempts):
             missing = set(tags) - set(found)
-            for tag, job_id in ask() if missing else ():
+            for tag, job_id in jobs() if missing else ():
                 if tag in missing:
                     found.setdefault(tag, job_id)
         return found
@@ -114,26 +116,26 @@ class SlurmExecutor:
     def cancel(self, job_ids: Sequence[str]) -> None:
         """End these jobs; those that have ended are left alone. Raises SchedulerSilentError."""
         if job_ids:
-            answer = _ask(["scancel", "--quiet", *job_ids])
-            if answer.returncode and not re.search("invalid job id|already complet", answer.stderr, re.IGNORECASE):
-                raise SchedulerSilentError(_words(answer.stderr))
+            answer = _ask("scancel", "--quiet", *job_ids)
+            if answer.code and not NO_SUCH_JOB.search(answer.err):
+                raise SchedulerSilentError(answer.words)
 
 
 def _submit_array(group: Sequence[AttemptJob]) -> dict[str, str]:
     """Write the folder of one array and submit it: tag -> ARRAY_ELEMENT."""
     name = ARRAY_PREFIX + uuid.uuid4().hex[:12]
     folder = group[0].folder.parent.parent / "arrays" / name
-    folder.mkdir(parents=True)
+    make_folder(folder)
     for element, attempt in enumerate(group):
         (folder / str(element)).symlink_to(os.path.relpath(attempt.folder, folder))
-    (folder / TAG_FILE).write_text("".join(f"{attempt.tag}\n" for attempt in group), encoding="utf-8")
+    write_atomically(folder / TAG_FILE, "".join(f"{attempt.tag}\n" for attempt in group))
     script = folder / "array.sh"
     lines = [
         "#!/bin/bash", f"#SBATCH --job-name={name}", f"#SBATCH --array=0-{len(group) - 1}",
         f"#SBATCH --output={folder}/%a/{group[0].log.name}", *_shape(group[0]),
         f'exec bash "{folder}/$SLURM_ARRAY_TASK_ID/{group[0].script.name}"',
     ]  # fmt: skip
-    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomically(script, "\n".join(lines) + "\n")
     array_id = _sbatch(script)
     return {attempt.tag: f"{array_id}_{element}" for element, attempt in enumerate(group)}
 
@@ -158,10 +160,12 @@ def _equal_shapes(attempts: Iterable[AttemptJob]) -> list[list[AttemptJob]]:
 
 def _sbatch(script: Path) -> str:
     """Submit one script and return its job id. Raises SubmitError, or SchedulerSilentError when no answer came."""
-    answer = _ask(["sbatch", "--parsable", str(script)])
-    job_id = answer.stdout.strip().partition(";")[0]
-    if answer.returncode or not job_id.isdigit():
-        raise SubmitError(f"sbatch took no job of {script}: {_words(answer.stderr or answer.stdout)}")
+    answer = _ask("sbatch", "--parsable", str(script))
+    job_id = answer.out.strip().partition(";")[0]
+    if answer.code:
+        raise SubmitError(f"Slurm did not take {script}: {answer.words}")
+    if not job_id.isdigit():
+        raise SchedulerSilentError(f"sbatch gave no job id: {answer.words}")
     return job_id
 
 
@@ -198,7 +202,7 @@ def _ended(state: str, nodes: str, exit_code: str, by: str = "") -> JobStatus:
 
 def _exit_of(job_id: str) -> str:
     """CODE:SIGNAL of an ended job, "" when Slurm has just forgotten it."""
-    found = re.search(r"\bExitCode=(\d+:\d+)", _ask(["scontrol", "--oneliner", "show", "job", job_id]).stdout)
+    found = re.search(r"\bExitCode=(\d+:\d+)", _ask("scontrol", "--oneliner", "show", "job", job_id).out)
     return found.group(1) if found else ""
 
 
@@ -227,21 +231,19 @@ def _tag(job_id: str, name: str, script: Path) -> str:
 
 def _squeue(fields: str, options: Sequence[str]) -> Iterator[list[str]]:
     """Rows of squeue, oldest job first. An id that no job has is no row. Raises SchedulerSilentError."""
-    words = ["squeue", "--noheader", "--array", "--states=all", "--sort=i", f"--format={fields}", *options]
-    answer = _ask(words)
-    if answer.returncode and "invalid job id" not in answer.stderr.lower():
-        raise SchedulerSilentError(_words(answer.stderr))
-    return _rows(answer.stdout, fields.count("|"))
+    answer = _ask("squeue", "--noheader", "--array", "--states=all", "--sort=i", f"--format={fields}", *options)
+    if answer.code and not NO_SUCH_JOB.search(answer.err):
+        raise SchedulerSilentError(answer.words)
+    return _rows(answer.out, fields.count("|"))
 
 
 def _sacct(fields: str, options: Sequence[str]) -> Iterator[list[str]]:
     """Rows of sacct, no row where the site keeps no accounting or its data base does not answer."""
-    words = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={fields}", *options]
     try:
-        answer = _ask(words)
+        answer = _ask("sacct", "--noheader", "--parsable2", "--allocations", f"--format={fields}", *options)
     except (SchedulerSilentError, UserError):
         return iter(())
-    return _rows("" if answer.returncode else answer.stdout, fields.count(","))
+    return _rows("" if answer.code else answer.out, fields.count(","))
 
 
 def _rows(text: str, separators: int) -> Iterator[list[str]]:
@@ -251,26 +253,15 @@ def _rows(text: str, separators: int) -> Iterator[list[str]]:
             yield line.split("|", separators)
 
 
-def _ask(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run one of Slurm's programs. Raises SchedulerSilentError without an answer, UserError without Slurm."""
+def _ask(*words: str) -> Answer:
+    """Ask one of Slurm's programs. Raises SchedulerSilentError without an answer, UserError without Slurm.
+
+    The variables of a job that this runner may itself run in are not for the jobs that it starts.
+    """
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"
-    }  # the variables of a job that this runner may itself run in are not for the jobs it starts
-    try:
-        answer = subprocess.run(
-            words, capture_output=True, text=True, timeout=ANSWER_S, check=False, stdin=subprocess.DEVNULL,
-            env=environment,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise UserError(f"no {words[0]} on the path: run on a host of the Slurm cluster, or load its module") from None
-    except subprocess.TimeoutExpired:
-        raise SchedulerSilentError(f"{words[0]} gave no answer within {ANSWER_S:g} s") from None
-    if answer.returncode and any(lost in answer.stderr.lower() for lost in LOST_WORDS):
-        raise SchedulerSilentError(_words(answer.stderr))
+    }
+    answer = ask(words, environment=environment)
+    if answer.code and LOST.search(answer.err):
+        raise SchedulerSilentError(answer.words)
     return answer
-
-
-def _words(text: str) -> str:
-    """The last line that a program printed, without its own name."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"^\w+: error: ", "", lines[-1]) if lines else "it printed nothing"

@@ -178,14 +178,14 @@ def test_a_queue_that_cannot_be_read_tells_nothing(slurm, error):
 
 def test_a_program_that_hangs_is_a_silent_scheduler(slurm, monkeypatch):
     (slurm.folder / "squeue").write_text("#!/bin/bash\nexec sleep 30\n")
-    monkeypatch.setattr("scaling_studies.executors.slurm.ANSWER_S", 0.2)
+    monkeypatch.setattr("scaling_studies.executors.commands.ANSWER_S", 0.2)
     with pytest.raises(SchedulerSilentError, match="no answer within"):
         SlurmExecutor().poll(["1"])
 
 
 def test_without_slurm_it_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="no squeue on the path"):
+    with pytest.raises(UserError, match="squeue is not on the path"):
         SlurmExecutor().poll(["1"])
 
 
