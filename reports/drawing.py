@@ -50,6 +50,7 @@ PREDICTED_LINE: dict[str, Any] = {
     "color": PREDICTED_COLOUR, "linestyle": (0, (4, 2)), "linewidth": 1.4, "marker": "D", "markersize": 5,
     "markerfacecolor": "white", "markeredgecolor": PREDICTED_COLOUR, "zorder": 3,
 }  # fmt: skip
+MEASURED_MARK: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6, "color": MEASURED_COLOUR}
 BOUND_LINE: dict[str, Any] = {"color": BOUND_COLOUR, "linestyle": (0, (1, 1.6)), "linewidth": 1.6, "zorder": 2.5}
 INTERVAL_LINE: dict[str, Any] = {
     "color": MEASURED_COLOUR, "linewidth": 1.4, "marker": "_", "markersize": 7, "markeredgewidth": 1.4, "zorder": 3,
@@ -133,13 +134,12 @@ def draw_line(axes: Axes, pairs: Sequence[tuple[float, float | None]], style: di
 
 def measured_key(points: Sequence[Point]) -> list[Line2D]:
     """Legend entries for the kinds of measured points that occur."""
-    style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6, "color": MEASURED_COLOUR}
     entries = []
     if any(point.jobs and not point.oversubscribed for point in points):
-        entries.append(Line2D([], [], label="measured, each job", **style))
+        entries.append(Line2D([], [], label="measured, each job", **MEASURED_MARK))
     if any(point.jobs and point.oversubscribed for point in points):
         label = "measured, oversubscribed"
-        entries.append(Line2D([], [], label=label, markerfacecolor="white", markeredgewidth=1.3, **style))
+        entries.append(Line2D([], [], label=label, markerfacecolor="white", markeredgewidth=1.3, **MEASURED_MARK))
     return entries
 
 

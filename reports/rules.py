@@ -135,16 +135,17 @@ def _base_time(view: StudyView, base: Point) -> float | None:
 
 
 def _missing_jobs(found: _Findings, point: Point) -> None:
-    """A point with fewer jobs than planned: broken unless failures or open attempts say why."""
-    counted = f"{place(point)}: {len(point.jobs)} of {point.repeats_planned}"
+    """A point with fewer jobs than planned, or without a record of an attempt that its numbers show there was."""
+    if gone := samples.missing_attempts((*point.jobs, *point.excluded, *point.open)):
+        numbers = wording.listed(gone)
+        found.add(BROKEN, "no record says what became of an attempt", f"{place(point)}, attempt {numbers}")
     if len(point.jobs) >= point.repeats_planned:
         return
-    if point.open:
-        found.add(FLAGGED, "not all planned jobs have ended", counted)
-    elif point.excluded:
-        found.add(FLAGGED, "planned jobs are missing because attempts at them do not count", counted)
+    counted = f"{place(point)}, {len(point.jobs)} of {point.repeats_planned}"
+    if point.excluded and not point.open:
+        found.add(FLAGGED, "planned jobs are missing, attempts at them do not count", counted)
     else:
-        found.add(BROKEN, "planned jobs are missing and no attempt says why", counted)
+        found.add(FLAGGED, "the campaign is not finished", counted)
 
 
 def declared_gaps(campaign: Campaign) -> list[tuple[str, str, float]]:
@@ -172,7 +173,7 @@ def _held_against_declaration(found: _Findings, campaign: Campaign) -> None:
 
 
 def subsets_have_reasons(campaign: Campaign, document: Document | None = None) -> Verdict:
-    """Rule 2. Broken: planned points or jobs missing without a reason. Flagged: missing with one, or too many."""
+    """Rule 2. Broken: declared points or attempts without a record. Flagged: fewer jobs than planned, or more."""
     found = _Findings()
     points = _all_points(campaign)
     for point in points:
@@ -296,18 +297,18 @@ def right_measure(campaign: Campaign, document: Document | None = None) -> Verdi
 
 
 def factors_documented(campaign: Campaign, document: Document | None = None) -> Verdict:
-    """Rule 9. Broken: provenance missing, or a factor that differs among jobs of one point. Flagged: code revisions."""
+    """Rule 9. Broken: provenance missing, or a factor that differs among jobs of one point. Flagged: code versions."""
     found, points = _Findings(), _measured_points(campaign)
-    revisions: dict[str, None] = {}
+    versions: dict[str, None] = {}
     for point in points:
         if gaps := list(dict.fromkeys(name for job in point.jobs for name in missing(job.provenance))):
             found.add(BROKEN, "provenance is missing", f"{place(point)}, {', '.join(gaps[:SHOWN])}")
         for name, levels in samples.differing(point.jobs, FIXED_FACTORS).items():
             shown = " and ".join(level if len(level) < 40 else f"{level[:40]}..." for level in levels)
             found.add(BROKEN, "jobs of one point differ in what should be the same", f"{place(point)}, {name}: {shown}")
-        revisions |= dict.fromkeys(str(job.provenance.get("code_revision")) for job in point.jobs)
-    if len(revisions) > 1:
-        found.add(FLAGGED, "jobs of several code revisions", list(revisions))
+        versions |= dict.fromkeys(str(job.provenance.get("code_version")) for job in point.jobs)
+    if len(versions) > 1:
+        found.add(FLAGGED, "jobs of several versions of the trainer", list(versions))
     always = []
     if points:
         always.append("factors and their levels are in the factor table under Provenance")

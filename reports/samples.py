@@ -93,6 +93,12 @@ def repeated_jobs(jobs: Sequence[Record]) -> list[Record]:
     return found
 
 
+def missing_attempts(attempts: Sequence[Record]) -> list[int]:
+    """Numbers of attempts at one cell that no record has: they are counted from 1 without gaps."""
+    numbers = {record.attempt for record in attempts}
+    return [number for number in range(1, max(numbers, default=0)) if number not in numbers]
+
+
 def by_start(jobs: Sequence[Record]) -> list[Record]:
     """The jobs in the order in which they began; empty when that of any is not recorded."""
     if any(job.started_at is None for job in jobs):

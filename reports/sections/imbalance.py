@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from reports import figures_more, values
+from reports import figures_spread, values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Picture, Section, Table, Text
 from reports.drawing import MEASURED_COLOUR, PREDICTED_COLOUR
@@ -112,4 +112,4 @@ def _picture(view: StudyView) -> Picture | None:
         ("rows", "expert rows", ROWS_COLOUR, _expert_rows(point), "from the composition"),
     )  # fmt: skip
     tag = " Predicted, not measured." if not view.is_measured else ""
-    return figures_more.ranks_of_point(view.name, f"Ranks of {view.name} at {place(point)}.", series, tag=tag)
+    return figures_spread.ranks_of_point(view.name, f"Ranks of {view.name} at {place(point)}.", series, tag=tag)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports import figures_more, values
+from reports import figures_devices, values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Tone
 from reports.flop_rates import FlopRates, measured_rates, predicted_rates
@@ -48,7 +48,7 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
         ]  # fmt: skip
         kinds = listed([str(entry.kind) for entry in own])
         caption = f"{run.model} on {run.machine}: {kinds}. Nothing of it was run here."
-        picture = figures_more.beside_published(rows, run.machine, caption)
+        picture = figures_devices.beside_published(rows, run.machine, caption)
         if picture is not None:
             blocks += [Heading(text=f"{run.model} on {run.machine} ({NOT_MEASURED})"), picture]
     tag = NOT_MEASURED if campaign.is_predicted_only else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports import figures_more, values
+from reports import figures_devices, values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Value
 from reports.points import Point, StudyView
@@ -42,7 +42,7 @@ def measured_bytes(point: Point) -> float | None:
 
 
 def _study(view: StudyView) -> list[Block]:
-    picture = figures_more.memory(view, limit)
+    picture = figures_devices.memory(view, limit)
     if picture is None:
         return []
     tag = f" ({tag_of(view)})" if tag_of(view) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports import figures_more, values
+from reports import figures_devices, values
 from reports.campaign import Campaign
 from reports.document import Block, Bullets, Column, Heading, Section, Table, Text, Tone, Value
 from reports.flop_rates import FlopRates, measured_rates, predicted_rates
@@ -54,7 +54,7 @@ def _study(view: StudyView) -> list[Block]:
     if not found:
         return []
     blocks: list[Block] = [Heading(text=f"{study_title(view)}{f' ({tag_of(view)})' if tag_of(view) else ''}")]
-    picture = figures_more.percent_of_peak(view)
+    picture = figures_devices.percent_of_peak(view)
     if picture is not None:
         blocks.append(picture)
     column = Column(name=scaled_name(view), numeric=True, csv_name=view.scaled)

@@ -15,7 +15,7 @@ from scaling_studies.records import Record
 SHOWN_VALUES = 3  # of a field that differs, before the rest is counted
 SHOWN_CHARACTERS = 400  # of one value
 PER_JOB = ("start", "end", "job_id")  # differ from job to job by their nature: shown by range
-SHOWN_LEVELS = 8  # of a factor
+SHOWN_LEVELS, LEVEL_CHARACTERS = 8, 120  # of a factor
 CONTROLLED = ("mode", "ranks", "layout", "nodes", "model", "dtype", "machine", "executor")  # by the study
 UNCONTROLLED = (
     "host", "node_list", "code_revision", "code_version", "library_versions", "operating_system", "clocks", "driver",
@@ -77,8 +77,8 @@ def _shown(name: str, found: Sequence[str]) -> str:
     return " | ".join(parts) + (f" | and {rest:,} more" if rest > 0 else "")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+def _short(text: str, most: int = SHOWN_CHARACTERS) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _factors(jobs: Sequence[Record]) -> Table:
@@ -99,7 +99,9 @@ def _factors(jobs: Sequence[Record]) -> Table:
 def _factor(name: str, found: Sequence[str], *, controlled: bool) -> tuple[Value | str, ...]:
     levels = sorted(set(found), key=_order)
     kind = "constant" if len(levels) == 1 else "varied on purpose" if controlled else "differed"
-    text = "; ".join(_short(level) for level in levels[:SHOWN_LEVELS]) + ("; ..." if len(levels) > SHOWN_LEVELS else "")
+    text = "; ".join(_short(level, LEVEL_CHARACTERS) for level in levels[:SHOWN_LEVELS]) + (
+        "; ..." if len(levels) > SHOWN_LEVELS else ""
+    )
     tone: Tone = "bad" if kind == "differed" else ""
     return (name.replace("_", " "), values.count(len(levels)), Value(text=kind, tone=tone), text)
 

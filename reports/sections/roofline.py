@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports import figures_more, values
+from reports import figures_devices, values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Picture, Section, Table, Text, Tone, Value
 from reports.points import MERGED_PHASES, PHASE_NAMES, PHASE_ORDER, Point, StudyView
@@ -75,7 +75,7 @@ def _picture(view: StudyView, point: Point, marks: Sequence[Mark]) -> Picture | 
         (phase, str(kind), work.flops / work.bytes, rate) for phase, kind, work, rate in marks if work.bytes and rate
     ]
     tag = " Predicted, not measured." if not view.is_measured else ""
-    return figures_more.roofline(
+    return figures_devices.roofline(
         view.name, f"{view.name} at {place(point)}", _used(point.any_record), drawn, tag=tag
     )  # fmt: skip
 

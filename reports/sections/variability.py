@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from reports import figures_more, samples, values
+from reports import figures_spread, samples, values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Value
 from reports.points import Point, StudyView
@@ -31,11 +31,11 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
         )  # fmt: skip
     blocks: list[Block] = [Text(text=LEAD)]
     views = [view for view in campaign.measured_views if any(point.jobs for point in view.points)]
-    order = figures_more.order_of_jobs(views)
+    order = figures_spread.order_of_jobs(views)
     if order is not None:
         blocks += [order, Text(text=_order_words(views), style="note")]
     for view in views:
-        picture = figures_more.spread_of_steps(view)
+        picture = figures_spread.spread_of_steps(view)
         blocks += [Heading(text=study_title(view)), *([picture] if picture else []), _jobs(view), _steps(view)]
     return (Section(id="variability", title="Variability", short="Variability", blocks=tuple(blocks)),)
 

@@ -90,6 +90,11 @@ def vanished_jobs() -> Campaign:
     return campaign_of([entry for entry in clean_records() if (entry.ranks, entry.attempt) not in gone])
 
 
+def unfinished() -> Campaign:
+    """Rule 2: a campaign that was stopped before all jobs had run."""
+    return campaign_of([entry for entry in clean_records() if entry.ranks < 4 or entry.attempt < 5])
+
+
 def damaged_file() -> Campaign:
     """Rule 2: a file that cannot be read."""
     return campaign_of(clean_records(), refused=(("torn.json", "not a complete JSON document"),))
@@ -195,7 +200,8 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (1, failed_base, "broken", "no job that counts, so efficiencies are withheld (n/a): weak at 1 rank"),
     (1, flattering_base, "flagged", "a base larger than the smallest point flatters: weak at 2 ranks"),
     (2, vanished_point, "broken", "a declared point of which no record says what became of it: weak at 8"),
-    (2, vanished_jobs, "broken", "planned jobs are missing and no attempt says why: weak at 4 ranks: 4 of 6"),
+    (2, vanished_jobs, "broken", "no record says what became of an attempt: weak at 4 ranks, attempt 2 and 4"),
+    (2, unfinished, "flagged", "the campaign is not finished: weak at 4 ranks, 4 of 6"),
     (2, damaged_file, "flagged", "files that could not be read: torn.json"),
     (3, mixed_work, "broken", "rates are withheld (n/a): weak at 2 ranks, 1e+09 to 2e+09 FLOPs a step"),
     (

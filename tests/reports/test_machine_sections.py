@@ -110,12 +110,12 @@ def test_no_roofline_where_something_of_it_is_not_known(changes):
 
 
 def test_memory_is_measured_beside_predicted_and_its_limit():
-    guess = predicted(0.1, memory_bytes=330 * 2**20, facts={MEMORY_LIMIT: 660 * 2**20})
+    guess = predicted(0.1, memory_bytes=330 * 2**20, facts={MEMORY_LIMIT: 500 * 2**20})
     sections = memory.sections(campaign_of([record(), record(attempt=2, memory_bytes=310 * 2**20), guess]))
     table = table_of(sections, "memory-weak")
     assert numbers(table, "measured") == [310 * 2**20]
     assert numbers(table, "error") == [pytest.approx(100 * (330 / 310 - 1))]
-    assert numbers(table, "of the limit") == [pytest.approx(100 * 310 / 660)]
+    assert numbers(table, "of the limit") == [pytest.approx(100 * 310 / 500)]
     assert column(table, "largest predicted parts") == ["activations 200 MiB, parameters 80 MiB"]
     data = picture_of(sections, "weak-memory").data
     assert column(data, "series") == [
@@ -125,6 +125,15 @@ def test_memory_is_measured_beside_predicted_and_its_limit():
         "measured",
         "limit",
     ]
+
+
+def test_a_limit_far_away_is_not_drawn_but_said():
+    guess = predicted(0.1, memory_bytes=330 * 2**20, facts={MEMORY_LIMIT: 64 * 2**30})
+    sections = memory.sections(campaign_of([record(), guess]))
+    picture = picture_of(sections, "weak-memory")
+    assert "limit" not in column(picture.data, "series")
+    assert "Limits further away than 2 times the largest value are not drawn." in picture.caption
+    assert column(table_of(sections, "memory-weak"), "limit") == ["64.0 GiB"]
 
 
 def test_memory_without_any_record_of_it_is_no_section():

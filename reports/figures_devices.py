@@ -1,26 +1,25 @@
-"""The figures about shares of peak, memory, spread and single ranks, each with its numbers. Their look is ``drawing``.
+"""The figures about devices: percent of peak, roofline, memory, and beside published values. Their look is ``drawing``.
 
 Each function gives a finished ``Picture`` whose data holds every number that is drawn, or None where there is none.
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from reports import flop_rates, samples, values
-from reports.document import Column, Picture, Table, Value
+from reports import flop_rates, values
+from reports.document import Column, Picture, Value
 from reports.drawing import (
     IDEAL_LINE,
     MEASURED_COLOUR,
+    MEASURED_MARK,
     PHASE_COLOURS,
     PREDICTED_COLOUR,
     PREDICTED_LINE,
@@ -36,25 +35,16 @@ from reports.drawing import (
     plain_log_axis,
     scaled_axis,
 )
+from reports.figure_data import Row, data_table, numeric
 from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView
 from reports.wording import flops_rate, place, scaled_name
 from scaling_studies.records import Ceiling, Record
 
 PART_COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#b8a000", "#5b616b")
 MOST_PARTS = len(PART_COLOURS) - 1  # the rest is drawn as one
-MOST_BARS = 64  # ranks drawn one by one; of more ranks the sorted curve is drawn
+LEAST_PART = 0.01  # of the largest memory: smaller parts are drawn as one
+FAR_LIMIT = 2.0  # a limit further away than so many times the largest memory would leave no room for what is used
 SUSTAINED_COLOUR = "#56B4E9"
-MEASURED_MARK: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6, "color": MEASURED_COLOUR}
-
-Row = tuple[Value | str, ...]
-
-
-def _table(name: str, columns: Iterable[Column], rows: Iterable[Row]) -> Table:
-    return Table(name=f"{name}-data", columns=tuple(columns), rows=tuple(rows))
-
-
-def _numeric(name: str, csv_name: str) -> Column:
-    return Column(name=name, numeric=True, csv_name=csv_name)
 
 
 def _percents(point: Point, rate: Callable[[Record], float | None]) -> list[tuple[Record, float]]:
@@ -109,14 +99,14 @@ def percent_of_peak(view: StudyView) -> Picture | None:
         axes.set_ylim(0, 1.1 * max(row[3].number or 0 for row in rows if isinstance(row[3], Value)))
         axes.set_ylabel("% of the named peak")
         legend(figure, handles)
-    columns = (Column(name="series"), _numeric(scaled_name(view), view.scaled), _numeric("attempt", "attempt"),
-               _numeric("percent of peak", "percent_of_peak"))  # fmt: skip
+    columns = (Column(name="series"), numeric(scaled_name(view), view.scaled), numeric("attempt", "attempt"),
+               numeric("percent of peak", "percent_of_peak"))  # fmt: skip
     hollow = " Hollow: oversubscribed." if any(point.oversubscribed for point in view.points) else ""
     return Picture(
         name=f"{view.name}-peak", figure=figure, description=f"percent of peak against {scaled_name(view)}",
         caption="Model FLOPs as a share of the named peak: over the training loop (peak) and over the whole wall time "
         f"(sustained).{_predicted_words(view)}{hollow}",
-        data=_table(f"{view.name}-peak", columns, rows),
+        data=data_table(f"{view.name}-peak", columns, rows),
     )  # fmt: skip
 
 
@@ -163,11 +153,12 @@ def roofline(
             )  # fmt: skip
         axes.set_xlabel("FLOPs per byte of memory moved")
         legend(figure, _phase_key(marks), columns=3)
-    columns = (Column(name="series"), Column(name="result"), _numeric("intensity, FLOP/byte", "flop_per_byte"),
-               _numeric("rate", "flops_per_s"))  # fmt: skip
+    columns = (Column(name="series"), Column(name="result"), numeric("intensity, FLOP/byte", "flop_per_byte"),
+               numeric("rate", "flops_per_s"))  # fmt: skip
     return Picture(
         name=f"{name}-roofline", figure=figure, description="FLOP rate of each phase against its FLOPs per byte",
-        caption=f"Phases of a step below their ceilings, {title}.{tag}", data=_table(f"{name}-roofline", columns, rows),
+        caption=f"Phases of a step below their ceilings, {title}: the slope is memory, the level computing.{tag}",
+        data=data_table(f"{name}-roofline", columns, rows),
     )  # fmt: skip
 
 
@@ -199,7 +190,7 @@ def _phase_key(marks: Sequence[tuple[str, str, float, float]]) -> list[Any]:
 
 def memory(view: StudyView, limit_of: Callable[[Point], float | None]) -> Picture | None:
     """Memory of the fullest rank: predicted parts as hatched bars, jobs as marks on them, the limit where known."""
-    points = [point for point in view.points if _has_memory(point)]
+    points = [point for point in view.points if _most_memory(point)]
     if not points:
         return None
     parts = {point.x: _parts(point) for point in points}
@@ -207,8 +198,10 @@ def memory(view: StudyView, limit_of: Callable[[Point], float | None]) -> Pictur
     for own in parts.values():
         for part, size in own.items():
             totals[part] = max(totals.get(part, 0.0), size)
+    largest = max(_most_memory(point) for point in points)
     order = sorted(totals, key=lambda part: -totals[part])
-    shown, rest = order[:MOST_PARTS], order[MOST_PARTS:]
+    shown = [part for part in order[:MOST_PARTS] if totals[part] >= LEAST_PART * largest]
+    rest = [part for part in order if part not in shown]
     names = [*shown, *(["other parts"] if rest else [])]
     colours = dict(zip(names, PART_COLOURS, strict=False))
     rows: list[Row] = []
@@ -226,7 +219,9 @@ def memory(view: StudyView, limit_of: Callable[[Point], float | None]) -> Pictur
             rows += [
                 (place(point), f"predicted: {part}", "", values.memory(size)) for part, size in bar.items() if size
             ]
-            rows += _memory_marks(axes, place_y, point, limit_of(point))
+            limit = limit_of(point)
+            near = limit is not None and limit < FAR_LIMIT * largest
+            rows += _memory_marks(axes, place_y, point, limit if near else None)
         axes.set_yticks(range(len(points)), [place(point) for point in points])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -236,16 +231,22 @@ def memory(view: StudyView, limit_of: Callable[[Point], float | None]) -> Pictur
             Patch(facecolor=colours[part], hatch="////", edgecolor="white", label=part) for part in names
         ]
         handles += measured_key(points)
-        if any(limit_of(point) for point in points):
+        if any(row[1] == "limit" for row in rows):
             handles.append(Line2D([], [], color=PREDICTED_COLOUR, linewidth=2, label="limit"))
         legend(figure, handles, columns=3)
-    columns = (Column(name="point"), Column(name="series"), _numeric("attempt", "attempt"),
-               _numeric("memory", "memory_bytes"))  # fmt: skip
+    columns = (Column(name="point"), Column(name="series"), numeric("attempt", "attempt"),
+               numeric("memory", "memory_bytes"))  # fmt: skip
     return Picture(
         name=f"{view.name}-memory", figure=figure, description="memory of the fullest rank at each point, by part",
-        caption=f"Memory of the fullest rank.{_predicted_words(view)}", wide=True,
-        data=_table(f"{view.name}-memory", columns, rows),
+        caption=f"Memory of the fullest rank.{_predicted_words(view)}{_limit_words(points, limit_of, largest)}",
+        data=data_table(f"{view.name}-memory", columns, rows), wide=True,
     )  # fmt: skip
+
+
+def _limit_words(points: Sequence[Point], limit_of: Callable[[Point], float | None], largest: float) -> str:
+    """Where limits are that are not drawn because they are far away."""
+    limits = [limit for point in points if (limit := limit_of(point)) is not None and limit >= FAR_LIMIT * largest]
+    return f" Limits further away than {FAR_LIMIT:g} times the largest value are not drawn." if limits else ""
 
 
 def _memory_marks(axes: Axes, place_y: float, point: Point, limit: float | None) -> list[Row]:
@@ -264,8 +265,10 @@ def _gib(value_bytes: float) -> float:
     return value_bytes / 2**30
 
 
-def _has_memory(point: Point) -> bool:
-    return any(record.memory_bytes for record in (*point.jobs, point.prediction) if record is not None)
+def _most_memory(point: Point) -> float:
+    """The largest memory of a point, measured or predicted [bytes]; 0 where none is on record."""
+    records = [record for record in (*point.jobs, point.prediction) if record is not None]
+    return max((float(record.memory_bytes or 0) for record in records), default=0.0)
 
 
 def _parts(point: Point) -> dict[str, float]:
@@ -274,139 +277,6 @@ def _parts(point: Point) -> dict[str, float]:
     if prediction is None or not prediction.memory_bytes:
         return {}
     return dict(prediction.memory_parts) or {"all parts": float(prediction.memory_bytes)}
-
-
-def order_of_jobs(views: Sequence[StudyView]) -> Picture | None:
-    """Each job's step time relative to the median of its point, in the order in which the jobs began."""
-    points = {point.cell_id: point for view in views for point in view.points if len(point.jobs) > 1}
-    order = samples.by_start([job for point in points.values() for job in point.jobs])
-    if not order:
-        return None
-    drawn = []
-    for number, job in enumerate(order, 1):
-        point = points[job.cell_id]
-        assert point.measured is not None, f"{point.cell_id} has {len(point.jobs)} jobs and no median"
-        drawn.append((number, job, point, statistics.median(job.step_s) / point.measured.median))
-    with matplotlib.rc_context(STYLE):
-        figure, axes = new_axes((1.6 * SIZE[0], 3.2))
-        axes.axhline(100, **IDEAL_LINE)
-        for hollow in (False, True):
-            own = [(number, 100 * share) for number, _, point, share in drawn if point.oversubscribed == hollow]
-            face: dict[str, Any] = {"markerfacecolor": "white"} if hollow else {}
-            axes.plot([number for number, _ in own], [share for _, share in own], **MEASURED_MARK, **face, zorder=3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("jobs in the order in which they began")
-        axes.set_ylabel("% of the median\nof the job's point")
-        legend(
-            figure, [*measured_key(list(points.values())), Line2D([], [], label="median of the point", **IDEAL_LINE)], 3
-        )
-    columns = (_numeric("number", "number"), Column(name="study"), Column(name="point"), _numeric("attempt", "attempt"),
-               Column(name="began"), _numeric("relative to the median", "percent_of_median"))  # fmt: skip
-    rows: list[Row] = [
-        (values.count(number), job.study, place(point), values.count(job.attempt), job.started_at or "n/a",
-         values.percent(share))
-        for number, job, point, share in drawn
-    ]  # fmt: skip
-    return Picture(
-        name="order-of-jobs", figure=figure, description="step time of each job, relative to its point, in time order",
-        caption="Every job against the median of its point, in the order in which they began. A slope would be a drift "
-        "of the machine.",
-        data=_table("order-of-jobs", columns, rows), wide=True,
-    )  # fmt: skip
-
-
-def spread_of_steps(view: StudyView) -> Picture | None:
-    """Each job as a line from its shortest to its longest step, relative to its point, with a mark at its median."""
-    points = [(point, point.measured.median) for point in view.points if point.measured is not None]
-    if not points:
-        return None
-    rows: list[Row] = []
-    with matplotlib.rc_context(STYLE):
-        figure, axes = new_axes()
-        axes.axhline(100, **IDEAL_LINE)
-        for point, typical_s in points:
-            middle = (len(point.jobs) - 1) / 2
-            for number, job in enumerate(point.jobs):
-                x = point.x * 2 ** (min(0.06, 0.5 / len(point.jobs)) * (number - middle))
-                steps_s = (min(job.step_s), statistics.median(job.step_s), max(job.step_s))
-                shares = [100 * value_s / typical_s for value_s in steps_s]
-                axes.plot([x, x], [shares[0], shares[2]], color=MEASURED_COLOUR, linewidth=1.2, alpha=0.6, zorder=2)
-                draw_jobs(axes, x, shares[1:2], hollow=point.oversubscribed, points=len(point.jobs))
-                rows.append((values.plain(point.x), values.count(job.attempt), values.count(len(job.step_s)),
-                             *(values.time(value_s) for value_s in steps_s), values.time(typical_s)))  # fmt: skip
-        scaled_axis(axes, [point.x for point, _ in points], scaled_name(view))
-        axes.set_ylabel("step, % of the point's median")
-        style: dict[str, Any] = {"color": MEASURED_COLOUR, "linewidth": 1.2, "alpha": 0.6}
-        keys: list[Any] = measured_key([point for point, _ in points])
-        legend(figure, [*keys, Line2D([], [], label="shortest to longest step", **style)])
-    columns = (
-        _numeric(scaled_name(view), view.scaled), _numeric("attempt", "attempt"), _numeric("steps", "steps"),
-        _numeric("shortest", "shortest_s"), _numeric("median", "median_s"), _numeric("longest", "longest_s"),
-        _numeric("median of the point", "point_median_s"),
-    )  # fmt: skip
-    return Picture(
-        name=f"{view.name}-steps", figure=figure, description=f"range of step times of each job by {scaled_name(view)}",
-        caption="Steps after warm-up relative to the median of their point: each job from its shortest to its longest "
-        "step, the mark at its median.",
-        data=_table(f"{view.name}-steps", columns, rows),
-    )  # fmt: skip
-
-
-def ranks_of_point(
-    name: str, title: str, series: Sequence[tuple[str, str, str, Sequence[float], str]], *, tag: str = ""
-) -> Picture | None:
-    """Values of the single ranks, one panel for each quantity, a stacked one for series of the same quantity.
-
-    series: (quantity with unit, series, colour, value of each rank, "measured" or "planned"). Up to MOST_BARS ranks are
-    bars in order; more are curves over the ranks sorted by the panel's sum.
-    """
-    panels: dict[str, list[tuple[str, str, Sequence[float], str]]] = {}
-    for quantity, label, colour, numbers, kind in series:
-        if numbers:
-            panels.setdefault(quantity, []).append((label, colour, numbers, kind))
-    if not panels:
-        return None
-    rows: list[Row] = []
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(SIZE[0], 0.9 + 1.75 * len(panels)), layout="constrained")
-        all_axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-        handles: list[Any] = []
-        for axes, (quantity, stack) in zip(all_axes, panels.items(), strict=True):
-            _draw_ranks(axes, stack)
-            axes.set_ylabel(quantity)
-            for label, colour, numbers, kind in stack:
-                handles.append(Patch(color=colour, label=f"{label}, {kind}"))
-                rows += [(quantity, f"{label}, {kind}", values.count(rank), values.plain(number))
-                         for rank, number in enumerate(numbers)]  # fmt: skip
-        many = max(len(stack[0][2]) for stack in panels.values()) > MOST_BARS
-        all_axes[-1].set_xlabel("ranks, sorted" if many else "rank")
-        legend(figure, handles)
-    columns = (Column(name="quantity"), Column(name="series"), _numeric("rank", "rank"), _numeric("value", "value"))
-    return Picture(
-        name=f"{name}-ranks", figure=figure, description="values of each rank", caption=f"{title}{tag}",
-        data=_table(f"{name}-ranks", columns, rows),
-    )  # fmt: skip
-
-
-def _draw_ranks(axes: Axes, stack: Sequence[tuple[str, str, Sequence[float], str]]) -> None:
-    """Stacked bars of each rank, or filled curves over the sorted ranks where there are many."""
-    num_ranks = len(stack[0][2])
-    order = list(range(num_ranks))
-    if num_ranks > MOST_BARS:
-        order.sort(key=lambda rank: sum(numbers[rank] for _, _, numbers, _ in stack))
-    bottom = [0.0] * num_ranks
-    for _, colour, numbers, _ in stack:
-        heights = [numbers[rank] for rank in order]
-        top = [low + height for low, height in zip(bottom, heights, strict=True)]
-        if num_ranks > MOST_BARS:
-            axes.fill_between(range(num_ranks), bottom, top, color=colour, linewidth=0)
-        else:
-            axes.bar(range(num_ranks), heights, bottom=bottom, color=colour, width=0.72)
-        bottom = top
-    axes.grid(axis="x", visible=False)
-    axes.set_ylim(0, 1.08 * max(bottom))
-    if num_ranks <= 16:
-        axes.set_xticks(range(num_ranks))
 
 
 def beside_published(entries: Sequence[tuple[str, dict[str, float]]], name: str, title: str) -> Picture | None:
@@ -434,8 +304,8 @@ def beside_published(entries: Sequence[tuple[str, dict[str, float]]], name: str,
         axes.set_xlim(0, 104)
         axes.set_xlabel("%")
         legend(figure, handles, columns=3)
-    columns = (Column(name="quantity"), Column(name="result"), _numeric("percent", "percent"))
+    columns = (Column(name="quantity"), Column(name="result"), numeric("percent", "percent"))
     return Picture(
         name=f"{name}-beside-published", figure=figure, description="percentages of a machine, by result",
-        caption=title, data=_table(f"{name}-beside-published", columns, rows),
+        caption=title, data=data_table(f"{name}-beside-published", columns, rows),
     )  # fmt: skip
