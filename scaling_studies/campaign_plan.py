@@ -27,7 +27,8 @@ from scaling_studies.atomic import write_atomically
 from scaling_studies.cells import Cell, constancy_problems
 from scaling_studies.limits import rank_memory_bytes
 from scaling_studies.records import DONE, Record
-from scaling_studies.study import LEAST_JOBS_FOR_INTERVAL, ExecutorSettings
+from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
+from scaling_studies.study import ExecutorSettings
 
 SCHEMA = "janus.campaign-plan/1"
 PLAN_FILE = "plan.json"
@@ -233,8 +234,8 @@ def _budget_refusal(study: PlannedStudy) -> list[str]:
     each = needed / study.points[0].repeats
     fitting = math.floor(budget / each)
     repair = f"{fitting} repeats would fit" if fitting else "not one repeat fits"
-    if 0 < fitting < LEAST_JOBS_FOR_INTERVAL:
-        repair += f" (below {LEAST_JOBS_FOR_INTERVAL} there is no confidence interval)"
+    if 0 < fitting < MIN_SAMPLES_FOR_INTERVAL:
+        repair += f" (below {MIN_SAMPLES_FOR_INTERVAL} there is no confidence interval)"
     how_sure = "" if study.is_exact else "at most "
     return [
         f"study {study.name} needs {how_sure}{needed:,.3g} node-hours for {study.points[0].repeats} repeats of "

@@ -22,11 +22,11 @@ from perfmodel.step_time import StepPrediction, predict
 from perfmodel.step_work import RunSettings, StepWork, step_work
 from perfmodel.workload import ITEM_BYTES
 from scaling_studies.cells import Cell, identity
-from scaling_studies.limits import ceilings_of, device_peaks, peak_of, rank_memory_bytes
+from scaling_studies.limits import ceilings_of, peak_of, rank_memory_bytes
 from scaling_studies.records import DONE, FAILED, MEMORY_LIMIT, PREDICTED, PhaseWorkload, Record
 
 __all__ = [
-    "cell_settings", "cell_work", "device_peaks", "expert_rows", "phase_workload", "predicted_record",
+    "cell_settings", "cell_work", "expert_rows", "phase_workload", "predicted_record",
     "predicted_records", "record_of_step",
 ]  # fmt: skip
 

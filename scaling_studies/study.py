@@ -24,6 +24,7 @@ from janus.layout import Layout
 from janus.presets import preset
 from janus.train.config import ParallelConfig, TrainConfig
 from scaling_studies.atomic import write_atomically
+from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
 
 CAMPAIGN_FILE = "campaign.toml"
 STEP_CLOCK = (
@@ -34,7 +35,6 @@ CLOCKS = {
     "slowest_rank": STEP_CLOCK + "The time of a step is that of the rank that took longest.",
     "mean_rank": STEP_CLOCK + "The time of a step is the mean over the ranks.",
 }
-LEAST_JOBS_FOR_INTERVAL = 6  # below six jobs no 95 % order-statistic interval of a median exists
 LOCAL_POLL_S, SCHEDULER_POLL_S = 0.5, 30.0  # assumed: schedulers of shared machines ask for no more than that
 SCHEDULER_IN_FLIGHT = 8  # assumed: what a queue takes from one user without complaint
 
@@ -90,6 +90,9 @@ class Study:
     work_tolerance: float = 0.01
 
     def __post_init__(self) -> None:
+        for name in ("ranks", "structures_per_rank"):
+            if isinstance(getattr(self, name), list):  # as a Python file may well give them
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise UserError(f"study name {self.name!r} is not made of letters, digits, '-' and '_' alone: rename it")
         if not self.question.strip():
@@ -117,10 +120,10 @@ class Study:
             return
         if not self.stop_ci_percent > 0:
             raise UserError(f"study {self.name} has stop_ci_percent {self.stop_ci_percent}: it must be above 0")
-        if self.repeats < LEAST_JOBS_FOR_INTERVAL or self.max_repeats < self.repeats:
+        if self.repeats < MIN_SAMPLES_FOR_INTERVAL or self.max_repeats < self.repeats:
             raise UserError(
                 f"study {self.name} stops by an interval but has repeats {self.repeats} and max_repeats "
-                f"{self.max_repeats}: an interval needs {LEAST_JOBS_FOR_INTERVAL} repeats, and max_repeats as many"
+                f"{self.max_repeats}: an interval needs {MIN_SAMPLES_FOR_INTERVAL} repeats, and max_repeats as many"
             )
 
     def _check_points(self) -> None:
@@ -163,9 +166,8 @@ class Study:
             )
 
     def _check_layout(self) -> None:
-        if self.layout == "planned" and (self.unit, self.shard_degree, self.graph_degree, self.expert_degree) != (
-            1, 1, 1, 1,
-        ):  # fmt: skip
+        degrees = self.unit, self.shard_degree, self.graph_degree, self.expert_degree
+        if self.layout == "planned" and max(degrees) > 1:
             raise UserError(f"study {self.name} has layout 'planned' and degrees of its own: remove one of them")
         for ranks in self.ranks:
             if ranks % self.unit:
@@ -173,11 +175,11 @@ class Study:
                     f"study {self.name} has {ranks} ranks in units of {self.unit}: every point must be a multiple of "
                     "the unit, so change the point or the unit"
                 )
-            layout = self.layout_at(ranks)
-            if self.structures_total is not None and self.structures_total < layout.data_degree:
+            groups = self.layout_at(ranks).data_degree if self.layout == "declared" else 1  # else the planner checks
+            if self.structures_total is not None and self.structures_total < groups:
                 raise UserError(
-                    f"study {self.name} has {self.structures_total} structures in total for {layout.data_degree} "
-                    "groups of ranks: a rank would idle, so raise structures_total or leave the point out"
+                    f"study {self.name} has {self.structures_total} structures in total for {groups} groups of ranks: "
+                    "a rank would idle, so raise structures_total or leave the point out"
                 )
         try:
             TrainConfig(model=self.model_config, parallel=ParallelConfig(

@@ -77,6 +77,15 @@ def test_layouts_fill_the_ranks_and_a_graph_group_counts_as_one_for_idling():
     assert study.layout_at(8).data_degree == 4
 
 
+def test_a_planned_layout_leaves_idle_ranks_to_the_planner():
+    assert strong(ranks=(4,), structures_total=1, layout="planned").points == (4,)
+
+
+def test_lists_of_a_python_file_are_taken():
+    assert weak(ranks=[1, 2]) == weak(ranks=(1, 2))
+    assert throughput(structures_per_rank=[1, 2]).points == (1, 2)
+
+
 def test_every_clock_is_defined_in_words():
     assert all(text.count(".") >= 2 for text in CLOCKS.values())
 
