@@ -1,16 +1,23 @@
-"""What a runner needs to run ``janus train`` for the cells of a campaign. It puts the parts together and owns none."""
+"""What a runner needs to run ``janus train`` for the cells of a campaign. It puts the parts together and owns none.
+
+The weights that a measured run saved are removed once they are timed: a campaign is after times, and hundreds of
+checkpoints of a large model would fill any disk. Runs that failed are left as they are.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scaling_studies.cells import Cell, identity
 from scaling_studies.code_version import trainer_version
-from scaling_studies.launchers import TRAINER, attempt_job
+from scaling_studies.launchers import RUN_FOLDER, TRAINER, attempt_job
 from scaling_studies.measured import METHOD, Host, measured_record
 from scaling_studies.records import MEASURED, PLANNED, Record
 from scaling_studies.runner import Work
+
+CHECKPOINT_FOLDER = "checkpoints"  # of the trainer, in its run folder
 
 
 def campaign_work(
@@ -26,8 +33,13 @@ def campaign_work(
             provenance={"code_version": cell.code_version},
         )  # fmt: skip
 
+    def measure(cell: Cell, record: Record, folder: Path) -> Record:
+        found = measured_record(cell, record, folder, host)
+        shutil.rmtree(folder / RUN_FOLDER / CHECKPOINT_FOLDER, ignore_errors=True)
+        return found
+
     return Work(
         cells=tuple(cells), planned=planned, code_version=trainer_version, seed=cells[0].study.seed,
         job_of=lambda cell, record, folder: attempt_job(record.tag, folder, cell, data_of(cell), trainer=trainer),
-        measure=lambda cell, record, folder: measured_record(cell, record, folder, host),
+        measure=measure,
     )  # fmt: skip

@@ -74,6 +74,12 @@ def test_a_second_run_does_nothing_more(inputs, finished):
     assert {path.name for path in (finished / "attempts").iterdir()} == before
 
 
+def test_of_a_measured_run_times_are_kept_and_weights_are_not(finished):
+    for folder in (finished / "attempts").iterdir():
+        assert {path.name for path in (folder / "run").iterdir()} >= {"run.json", "steps.jsonl", "config.toml"}
+        assert not (folder / "run" / "checkpoints").exists()
+
+
 def test_show_prints_one_json_document(finished, capsys):
     assert main(["study", "show", str(finished), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
