@@ -150,7 +150,7 @@ def middle_structures(work: np.ndarray, number: int) -> tuple[int, ...]:
     usable = np.flatnonzero(work > 0)
     if len(usable) < number:
         raise UserError(
-            f"the study needs {number} different structures and its data holds {len(usable)} with neighbours: "
+            f"{number} different structures are needed and the data holds {len(usable)} with neighbours: "
             "give more data or ask for fewer structures"
         )
     distance = np.abs(work[usable] - np.median(work[usable]))
@@ -170,7 +170,10 @@ def resolve_cells(
 
     choose_layout: for layout "planned": study, ranks, data, structures of the global batch -> layout.
     """
-    distinct = middle_structures(data.work, study.distinct_structures)
+    try:
+        distinct = middle_structures(data.work, study.distinct_structures)
+    except UserError as error:
+        raise UserError(f"study {study.name}: {error}") from None
     cells = []
     for point in study.points:
         ranks, copies = study.ranks_at(point), study.copies(point)

@@ -17,8 +17,10 @@ from tests.study_cases import data, strong, throughput, weak
 def test_middle_structures_surround_the_median_and_skip_empty_ones():
     work = np.array([0, 100, 1, 50, 52, 0, 54, 1000])
     assert middle_structures(work, 3) == (3, 4, 6)
-    with pytest.raises(UserError, match="needs 7 different structures and its data holds 6"):
+    with pytest.raises(UserError, match="7 different structures are needed and the data holds 6"):
         middle_structures(work, 7)
+    with pytest.raises(UserError, match="study w: 21 different structures are needed and the data holds 20"):
+        resolve_cells(weak(structures_per_rank=21), data())
 
 
 @pytest.mark.parametrize("per_rank", [1, 2, 3, 5])
