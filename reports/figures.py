@@ -41,6 +41,7 @@ from reports.drawing import (
     scaled_axis,
 )
 from reports.points import CAUSE_NAMES, PHASE_NAMES, PHASE_ORDER, Point, StudyView, paired
+from reports.samples import differs_in_work
 from reports.wording import base_place, place, scaled_name, seconds
 
 MOST_CAUSES = 9  # drawn one by one, the rest as one
@@ -217,11 +218,14 @@ def _percent_axis(axes: Any, shown: Sequence[float], *, zero: bool) -> None:
 
 
 def rate(view: StudyView) -> Picture | None:
-    """Structures per second over what is scaled: jobs, and the prediction; None where structures are not known."""
+    """Structures per second over what is scaled: jobs, and the prediction; None where structures are not known.
+
+    Points whose jobs did different work have no rate.
+    """
 
     def shown(point: Point, value_s: float) -> float | None:
         structures = point.any_record.structures
-        return structures / value_s if structures else None
+        return structures / value_s if structures and not differs_in_work(point) else None
 
     predicted: Pairs = [
         (point.x, None if point.predicted_s is None else shown(point, point.predicted_s)) for point in view.points

@@ -76,7 +76,7 @@ def limit_sentence(point: Point, parts: tuple[Loss, ...], *, is_predicted: bool)
         )
     most = parts[0]
     share = (
-        f"{100 * most.lost_s / total_s:.0f} % of that" if most.lost_s <= total_s else "of which other parts save some"
+        f"{100 * most.lost_s / total_s:.0f} % of that" if most.lost_s <= total_s else "and other parts make up for some"
     )
     return (
         f"At {place(point)} the {kind} step takes {seconds(total_s)} on top of the ideal {seconds(ideal_s)}. What "

@@ -28,7 +28,7 @@ COMMUNICATION_CAUSES = (  # of a prediction, as perfmodel names them
     "gathers", "scatters", "halos", "exchanges", "group sums", "gradient sums", "small sums",
 )  # fmt: skip
 WAIT_CAUSE = "wait"
-CAUSE_NAMES = {WAIT_CAUSE: "waiting for other ranks", "outside": "outside any phase"}  # others as perfmodel names them
+CAUSE_NAMES = {WAIT_CAUSE: "waiting", "outside": "outside phases"}  # others as perfmodel names them
 MODE_ORDER = ("weak", "strong", "throughput")
 
 

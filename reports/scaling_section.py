@@ -16,9 +16,9 @@ from reports.points import Point, StudyView
 from reports.wording import (
     base_place,
     constant,
-    count_of,
     interval_note,
     layout_text,
+    not_ended,
     place,
     scaled_name,
     seconds,
@@ -70,8 +70,8 @@ def _result(view: StudyView) -> list[Block]:
     if open_jobs:
         good = sum(len(point.jobs) for point in view.points)
         wanted = sum(point.repeats_planned for point in view.points)
-        words = f"Not finished: {good} of {wanted} planned jobs count so far and {count_of(open_jobs, 'attempt')} "
-        found.append(Text(text=f"{words}have not ended.", style="warning"))
+        words = f"Not finished: {good} of {wanted} planned jobs count so far, {not_ended(open_jobs)}."
+        found.append(Text(text=words, style="warning"))
     if view.is_measured and not view.efficiency_known:
         words = f"The base point ({base_place(view)}) has no job that counts, so no efficiency is given."
         found.append(Text(text=words, style="warning"))

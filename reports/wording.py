@@ -40,6 +40,11 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{'−' if fraction < 0 and float(text) else ''}{text} %"
 
 
+def not_ended(number: int) -> str:
+    """How many attempts are still open, as the end of a sentence."""
+    return f"{count_of(number, 'attempt')} {'has' if number == 1 else 'have'} not ended"
+
+
 def signed_percent(fraction: float) -> str:
     """A change or an error with its sign; what rounds to nothing has none."""
     text = f"{abs(100 * fraction):.1f} %"

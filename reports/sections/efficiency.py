@@ -29,7 +29,7 @@ INTERVAL_MEANING = (
 SERIAL_MEANING = (
     "Serial share is that of Karp and Flatt (1990), worked out at each point from its own measured speed-up: it "
     "describes the measurement and predicts nothing. If it stays the same from point to point Amdahl's law describes "
-    "the study; if it grows, overheads grow with the ranks."
+    "the study; if it grows, overheads grow with the ranks; above 100 % added ranks cost more than they bring."
 )
 
 

@@ -17,7 +17,7 @@ from reports.points import StudyView, paired
 from reports.scaling_section import OVERSUBSCRIBED_NOTE, last_measured
 from reports.sections import regression
 from reports.sections.prediction import quality_sentence
-from reports.wording import base_place, count_of, listed, percent, place
+from reports.wording import base_place, count_of, listed, not_ended, percent, place
 from scaling_studies.records import Record
 from scaling_studies.regression import compare_campaigns
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
@@ -166,7 +166,7 @@ def _warnings(campaign: Campaign) -> list[str]:
     if none:
         found.append(f"No job counts for {listed(none)}.")
     if campaign.open:
-        found.append(f"The campaign is not finished: {count_of(len(campaign.open), 'attempt')} have not ended.")
+        found.append(f"The campaign is not finished: {not_ended(len(campaign.open))}.")
     return found
 
 

@@ -45,7 +45,7 @@ def test_predicted_losses_are_by_cause_where_known_else_by_phase():
     assert {part.name for part in predicted_losses(weak, weak.points[1])} >= {
         "products",
         "gradient sums",
-        "waiting for other ranks",
+        "waiting",
     }
     plain = [dataclasses.replace(one, phase_cause_s={}) for one in campaign()]
     weak, _ = arrange(plain)

@@ -87,7 +87,7 @@ def test_the_outcome_names_efficiency_interval_prediction_bound_and_what_limits(
 def test_a_study_that_is_not_finished_or_lacks_its_base_says_so():
     waiting = record(ranks=2, attempt=9, state=RUNNING, step_s=(), phase_s={})
     said = words(weak.sections(campaign_of([record(ranks=2), waiting])))
-    assert "Not finished: 1 of 2 planned jobs count so far and 1 attempt have not ended" in said
+    assert "Not finished: 1 of 2 planned jobs count so far, 1 attempt has not ended." in said
     assert "The base point (1 rank) has no job that counts, so no efficiency is given." in said
 
 
