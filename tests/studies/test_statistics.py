@@ -146,6 +146,18 @@ def test_the_rank_test_with_ties_equals_a_count_of_all_arrangements():
     assert rank_test(a, b) == pytest.approx(2 * min(tails))
 
 
+def test_the_rank_test_is_scipys():
+    from scipy import stats
+
+    generator = np.random.default_rng(4)
+    for size in (6, 7, 8):
+        a, b = generator.normal(0, 1, size), generator.normal(0.5, 1, size)
+        assert rank_test(a, b) == pytest.approx(stats.mannwhitneyu(a, b, method="exact").pvalue)
+        a, b = np.round(a), np.round(b)
+        method = stats.PermutationMethod(n_resamples=20_000)
+        assert rank_test(a, b) == pytest.approx(stats.mannwhitneyu(a, b, method=method).pvalue)
+
+
 def test_large_samples_are_compared_too():
     assert rank_test(np.linspace(1, 2, 40), np.linspace(1.5, 2.5, 40)) < 1e-4
     assert rank_test([1.0, 2.0] * 20, [1.0, 2.0] * 20) == pytest.approx(1.0)

@@ -105,14 +105,6 @@ def test_jobs_of_a_runner_that_was_killed_before_it_noted_them_are_found_by_name
     assert num_jobs(scheduler) == 2, "adopted, not submitted again"
 
 
-def test_a_failed_job_is_recorded_with_its_last_words(make_runner):
-    runner = make_runner("echo the graph of structure 3 does not fit >&2; exit 3")
-    while FAILED not in states(runner):
-        runner.run_once()
-    failed = next(record for record in runner.attempts.read() if record.state == FAILED)
-    assert failed.reason == "exit code 3: the graph of structure 3 does not fit"
-
-
 def test_what_a_person_cancels_is_recorded_and_tried_again(make_runner, tmp_path):
     waits = f'until [ -e "{tmp_path}/go" ]; do touch started; sleep 0.02; done; echo 0.25 > time'
     runner = make_runner(waits)
