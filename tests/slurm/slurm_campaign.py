@@ -16,7 +16,7 @@ from scaling_studies.launch_scripts import Job
 from scaling_studies.measured import UnreadableRun
 from scaling_studies.records import DONE, MEASURED, PLANNED, RECORD_FOLDER, Record, read_folder
 from scaling_studies.runner import Runner, Work
-from scaling_studies.study import ExecutorSettings, Study
+from scaling_studies.study import Declaration, ExecutorSettings, Study, write_declaration
 from tests.study_cases import data, weak
 
 GOOD = 'echo "$SLURM_PROCID" >> ran; echo 0.25 > step_s'
@@ -35,6 +35,8 @@ def small_runner(
 ) -> Runner:  # fmt: skip
     """A runner of the study on Slurm, one rank a node. program: attempt -> the shell line of its ranks."""
     executor = ExecutorSettings(kind="slurm", ranks_per_node=1, **{"poll_s": 0.3, "max_in_flight": 8, **settings})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_declaration(folder, Declaration(studies=(study,), executor=executor))
     cells = resolve_cells(study, data(), executor=executor, code_version="1+c0de")
     return Runner(Attempts(folder), _work(cells, program, executor), executor_for(executor), say=say)
 

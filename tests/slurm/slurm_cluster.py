@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -54,7 +54,7 @@ KillWait=2
 SlurmctldTimeout=10
 SlurmdTimeout=300
 MessageTimeout=5
-AccountingStorageType=accounting_storage/none
+{accounting}
 JobCompType=jobcomp/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
@@ -66,18 +66,24 @@ PartitionName=urgent Nodes=n[1-4] PriorityTier=10 DefMemPerNode=3000 State=UP
 """
 
 
-def why_not() -> str:
-    """Why no cluster can be started here, "" when one can."""
+def why_not(programs: Sequence[str] = PROGRAMS) -> str:
+    """Why no cluster of these programs can be started here, "" when one can."""
     if os.geteuid() != 0:
         return "slurmd starts jobs only as root"
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    missing = [program for program in programs if shutil.which(program) is None]
     return f"no {', '.join(missing)} on the path: tests/slurm/run.sh installs them" if missing else ""
 
 
 class Cluster:
-    """The daemons of one cluster and the folder they work in. SLURM_CONF of this process names it while it lives."""
+    """The daemons of one cluster and the folder they work in. SLURM_CONF of this process names it while it lives.
+
+    A cluster with accounting is in ``slurm_accounting``.
+    """
+
+    accounting = "AccountingStorageType=accounting_storage/none"
 
     def __init__(self) -> None:
+        self._outer = os.environ.get("SLURM_CONF")
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has at most 107 characters
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -90,30 +96,35 @@ class Cluster:
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
         host = socket.gethostname().partition(".")[0]
-        text = CONFIGURATION.format(folder=self.folder, host=host, ports=free_ports(len(NODES) + 1))
+        ports = free_ports(len(NODES) + 1)
+        text = CONFIGURATION.format(folder=self.folder, host=host, ports=ports, accounting=self.accounting)
         (self.folder / "slurm.conf").write_text(text)
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
         munge = self.folder / "munge"
-        self._start("munged", "munged", "--foreground", f"--key-file={key}", f"--socket={munge}/socket",
+        self.start_daemon("munged", "munged", "--foreground", f"--key-file={key}", f"--socket={munge}/socket",
                     f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed")  # fmt: skip
         self.wait_for("munge's socket", (munge / "socket").exists)
+        self.start_services()
         self.start_controller()
         for node in NODES:
             self.start_node(node)
         self.wait_for("four idle nodes", self.is_idle)
 
+    def start_services(self) -> None:
+        """What the controller needs beside munge: nothing here."""
+
     def start_controller(self) -> None:
         """Start slurmctld, with the state it left if it ran before, and wait until it knows the nodes that are up."""
-        self._start("slurmctld", "slurmctld", "-D")
+        self.start_daemon("slurmctld", "slurmctld", "-D")
         self.wait_for("an answer of slurmctld", lambda: slurm("scontrol", "ping", check=False).returncode == 0)
         if any(node in self.daemons for node in NODES):
             self.wait_for("the nodes to register", lambda: "unk" not in self.states())
 
     def stop_controller(self) -> None:
-        self._stop("slurmctld")
+        self.stop_daemon("slurmctld")
 
     def start_node(self, node: str) -> None:
-        self._start(node, "slurmd", "-D", "-N", node)
+        self.start_daemon(node, "slurmd", "-D", "-N", node)
 
     def fail_node(self, node: str) -> None:
         """Kill a node's slurmd as a power failure would, its jobs' processes too, and have the node marked down."""
@@ -148,10 +159,11 @@ class Cluster:
         with contextlib.suppress(subprocess.TimeoutExpired):
             slurm("scancel", "--user=root", check=False)
         for name in reversed(list(self.daemons)):
-            self._stop(name)
+            self.stop_daemon(name)
         for process in self.processes():
             _kill(process)
         os.environ.pop("SLURM_CONF", None)
+        os.environ |= {} if self._outer is None else {"SLURM_CONF": self._outer}
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self) -> Iterator[int]:
@@ -169,13 +181,13 @@ class Cluster:
                 raise RuntimeError(f"waited {patience_s:g} s for {what} in vain. {self._last_words()}")
             time.sleep(0.1)
 
-    def _start(self, name: str, *words: str) -> None:
+    def start_daemon(self, name: str, *words: str) -> None:
         with (self.folder / f"{name}.out").open("ab") as stream:
             self.daemons[name] = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
             )
 
-    def _stop(self, name: str) -> None:
+    def stop_daemon(self, name: str) -> None:
         process = self.daemons.pop(name)
         process.terminate()
         try:
@@ -194,14 +206,14 @@ def slurm(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=check, timeout=60)
 
 
-def free_ports(number: int) -> list[int]:
+def free_ports(number: int, first: int = 21000) -> list[int]:
     """So many ports in a row that nobody listens on."""
-    for first in range(21000, 32000, number):
+    for start in range(first, 32000, number):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in range(first, first + number):
+            for port in range(start, start + number):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return list(range(first, first + number))
-    raise RuntimeError("no free ports between 21000 and 32000")
+            return list(range(start, start + number))
+    raise RuntimeError(f"no free ports between {first} and 32000")
 
 
 def _variable(process: int, name: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from slurm_attempts import new_attempt, wait_ended
+from slurm_attempts import new_attempt, wait_begun, wait_ended
 from slurm_campaign import GOOD, LONG, measured, small_runner, small_study, start_runner
 from slurm_cluster import Cluster, slurm
 
@@ -122,6 +122,19 @@ def test_a_runner_killed_before_it_noted_the_jobs_finds_them_by_name(cluster, tm
             path.write_text(json.dumps({**record, "state": "PLANNED", "job_id": "", "started_at": None}))
         assert small_runner(folder, study, arrays=arrays).run().good == 4
         assert {record.tag: record.job_id for record in measured(folder)} == before
+
+
+def test_status_says_why_a_job_waits(cluster, tmp_path, capsys):
+    executor = SlurmExecutor()
+    wait_begun(cluster, executor, new_attempt(executor, tmp_path / "others", "all", LONG, ranks=4, nodes=4))
+    small_runner(tmp_path, small_study(ranks=(1,), repeats=1)).run_once()
+    (record,) = measured(tmp_path)
+    cluster.wait_for("a reason", lambda: executor.poll([record.job_id])[record.job_id].reason)
+    assert main(["study", "status", str(tmp_path), "--json"]) == 0
+    (point,) = json.loads(capsys.readouterr().out)["points"]
+    assert [(entry["job_id"], entry["scheduler"]) for entry in point["in_flight"]] == [
+        (record.job_id, "queued Resources")
+    ]
 
 
 def test_a_silent_controller_is_waited_for(cluster, tmp_path):
