@@ -99,6 +99,12 @@ def plain_log_axis(axis: Any, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1e4 else f"{value:g}"))
 
 
+def spread_places(x: float, number: int) -> list[float]:
+    """So many places around one x of a logarithmic axis, one for each of several jobs."""
+    width, middle = min(0.045, 0.36 / max(1, number)), (number - 1) / 2
+    return [x * 2 ** (width * (place - middle)) for place in range(number)]
+
+
 def draw_jobs(
     axes: Axes, x: float, values: Sequence[float], *, hollow: bool, points: int = 4, colour: str = MEASURED_COLOUR
 ) -> None:
@@ -106,12 +112,9 @@ def draw_jobs(
 
     points: how many points the axis has; with more of them marks are smaller and closer.
     """
-    width = min(0.045, 0.36 / max(1, len(values)))
-    middle = (len(values) - 1) / 2
-    places = [x * 2 ** (width * (number - middle)) for number in range(len(values))]
     size = 6.0 if len(values) <= 8 and points <= 8 else 4.5
     axes.plot(
-        places, list(values), linestyle="none", marker="o", markersize=size, color=colour,
+        spread_places(x, len(values)), list(values), linestyle="none", marker="o", markersize=size, color=colour,
         markerfacecolor="white" if hollow else colour, markeredgewidth=1.2, zorder=4,
     )  # fmt: skip
 

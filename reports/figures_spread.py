@@ -29,6 +29,7 @@ from reports.drawing import (
     measured_key,
     new_axes,
     scaled_axis,
+    spread_places,
 )
 from reports.figure_data import Row, data_table, numeric
 from reports.points import StudyView
@@ -82,22 +83,20 @@ def spread_of_steps(view: StudyView) -> Picture | None:
     if not points:
         return None
     rows: list[Row] = []
+    style: dict[str, Any] = {"color": MEASURED_COLOUR, "linewidth": 1.2, "alpha": 0.6}
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes()
         axes.axhline(100, **IDEAL_LINE)
         for point, typical_s in points:
-            middle = (len(point.jobs) - 1) / 2
-            for number, job in enumerate(point.jobs):
-                x = point.x * 2 ** (min(0.06, 0.5 / len(point.jobs)) * (number - middle))
-                steps_s = (min(job.step_s), statistics.median(job.step_s), max(job.step_s))
-                shares = [100 * value_s / typical_s for value_s in steps_s]
-                axes.plot([x, x], [shares[0], shares[2]], color=MEASURED_COLOUR, linewidth=1.2, alpha=0.6, zorder=2)
-                draw_jobs(axes, x, shares[1:2], hollow=point.oversubscribed, points=len(point.jobs))
+            steps_s = [(min(job.step_s), statistics.median(job.step_s), max(job.step_s)) for job in point.jobs]
+            low, middle, high = ([100 * value_s / typical_s for value_s in part] for part in zip(*steps_s, strict=True))
+            axes.vlines(spread_places(point.x, len(point.jobs)), low, high, zorder=2, **style)
+            draw_jobs(axes, point.x, middle, hollow=point.oversubscribed, points=len(points))
+            for job, job_steps_s in zip(point.jobs, steps_s, strict=True):
                 rows.append((values.plain(point.x), values.count(job.attempt), values.count(len(job.step_s)),
-                             *(values.time(value_s) for value_s in steps_s), values.time(typical_s)))  # fmt: skip
+                             *(values.time(value_s) for value_s in job_steps_s), values.time(typical_s)))  # fmt: skip
         scaled_axis(axes, [point.x for point, _ in points], scaled_name(view))
         axes.set_ylabel("step, % of the point's median")
-        style: dict[str, Any] = {"color": MEASURED_COLOUR, "linewidth": 1.2, "alpha": 0.6}
         keys: list[Any] = measured_key([point for point, _ in points])
         legend(figure, [*keys, Line2D([], [], label="shortest to longest step", **style)])
     columns = (
