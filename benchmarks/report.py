@@ -57,7 +57,7 @@ def points() -> Iterator[tuple[str, int, float | None, float]]:
     for mode, ranks in RANKS.items():
         for place, count in enumerate(ranks):
             weak_s = 0.2 * (1 + 0.02 * place)
-            factor = {"weak": 1.0, "strong": 512 / count / 64, "throughput": 2.0**place}[mode]
+            factor = {"weak": 1.0, "strong": 256 / count, "throughput": 0.5 * 2**place}[mode]
             yield mode, count, 2.0**place if mode == "throughput" else None, factor * weak_s
 
 
