@@ -19,7 +19,7 @@ DOWN = {"flux": "Unable to connect to Flux: broker socket was not found", "b": "
 
 
 def submit(script):
-    """Start a script in a session of its own and return its number."""
+    """Start a script apart from this process and return its number."""
     number = str(len(list(JOBS.glob("*.json"))) + 1)
     path = JOBS / f"{number}.sh"
     path.write_text(script)

@@ -37,6 +37,7 @@ STATES = {
 RETURN_CODE_OF_SIGALRM = 128 + 14
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 FORGOTTEN = re.compile(r"^\s*JobID \S+ unknown\s*$")
+NO_ANSWER = re.compile(r"^rpc: ", re.MULTILINE)  # about single jobs, among others that are listed
 OVER = re.compile(r"unknown job id|job is inactive", re.IGNORECASE)
 UNREACHABLE = re.compile(r"Unable to connect to Flux|Connection refused|No route to host|timed out", re.IGNORECASE)
 
@@ -85,13 +86,19 @@ def _submit(attempt: AttemptJob) -> str:
     answer = ask(["flux", "batch", str(attempt.script)])
     if answer.code or not answer.out.strip():
         raise no_job_id("Flux", attempt, answer, UNREACHABLE)
-    return decimal_id(answer.out.split()[-1])
+    try:
+        return decimal_id(answer.out.split()[-1])
+    except ValueError:
+        raise SchedulerSilentError(f"flux batch printed no job id: {answer.words}") from None
 
 
 def decimal_id(job_id: str) -> str:
-    """A job id as Flux prints it (base 58 after "ƒ" or, without UTF-8, "f"; or decimal) in decimal. RFC 19."""
+    """A job id as Flux prints it (base 58 after "ƒ" or, without UTF-8, "f"; or decimal) in decimal. RFC 19.
+
+    Raises ValueError for anything else.
+    """
     if job_id[:1] not in ("ƒ", "f"):
-        return job_id
+        return str(int(job_id))
     number = 0
     for digit in job_id[1:]:
         number = number * len(BASE58) + BASE58.index(digit)
@@ -101,7 +108,7 @@ def decimal_id(job_id: str) -> str:
 def _jobs(*options: str) -> list[dict[str, Any]]:
     """The jobs that ``flux jobs --json`` prints: one object for one id, else a list in an object."""
     answer = ask(["flux", "jobs", "--json", *options])
-    if (answer.code or answer.err.strip()) and not answer.complains_only_of(FORGOTTEN):
+    if NO_ANSWER.search(answer.err) or (answer.code and not answer.complains_only_of(FORGOTTEN)):
         raise SchedulerSilentError(answer.words)
     try:
         values = json.loads(answer.out) if answer.out.strip() else {}
