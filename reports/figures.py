@@ -280,7 +280,7 @@ def _bars(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
         handles = [Patch(color=colours[part], label=names.get(part, part)) for part in order]
-        columns = 2 if max(len(names.get(part, part)) for part in order) > 18 else 4
+        columns = 2 if max(len(names.get(part, part)) for part in order) > 18 else 3
         legend(figure, handles, columns=columns)
         return figure
 
