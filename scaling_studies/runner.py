@@ -98,6 +98,10 @@ class Runner:
         except KeyboardInterrupt:
             self._stop()
             raise
+        except UserError:
+            if in_flight := self._in_flight():
+                self._say(f"{_jobs(len(in_flight))} in flight: the same command takes them up again")
+            raise
 
     def run_once(self) -> Standing:
         """One pass, for a runner that is started again and again: failures on record count, and doubts are settled."""
@@ -289,8 +293,7 @@ class Runner:
 
     def _stop(self) -> None:
         """After Ctrl-C or SIGTERM: jobs of this host are ended, those of a scheduler go on."""
-        in_flight = [record for record in self.attempts.open() if record.cell_id in self._cells]
-        if not in_flight:
+        if not (in_flight := self._in_flight()):
             return
         if self.executor.name != "local":
             return self._say(f"{_jobs(len(in_flight))} in {self.executor.name}: the same command takes them up again")
@@ -298,13 +301,16 @@ class Runner:
         planned = [record for record in in_flight if record.state == PLANNED]
         for tag, job_id in self._find(planned).items():
             self._note(next(record for record in planned if record.tag == tag), job_id)
-        running = [record for record in self.attempts.open() if record.job_id and record.cell_id in self._cells]
+        running = [record for record in self._in_flight() if record.job_id]
         self.executor.cancel([record.job_id for record in running])
         for job_id, status in self.executor.poll([record.job_id for record in running]).items():
             record = next(record for record in running if record.job_id == job_id)
             if status.state == ENDED:
                 told = replace(status, outcome=FAILED, reason="stopped by the runner")
                 self._conclude(record, self.attempts.folder_of(record), told)
+
+    def _in_flight(self) -> list[Record]:
+        return [record for record in self.attempts.open() if record.cell_id in self._cells]
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

@@ -139,6 +139,8 @@ def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
     """Raise UserError when the folder holds attempts at cells that this declaration, data and code do not have."""
     from scaling_studies.records import MEASURED
 
+    if any(record.source != MEASURED and not record.repeats_planned for record in attempts.read()):
+        raise UserError(f"{attempts.folder} holds a campaign that is predicted only: use a new --out")
     known = {cell.id for cell in cells}
     now = {(cell.study.name, float(cell.scale)): cell.code_version for cell in cells}
     for record in attempts.read():

@@ -78,9 +78,9 @@ class LocalExecutor:
         found = {}
         for pid in processes.all_pids():
             words = processes.read(pid, "cmdline").decode(errors="replace").split("\0")
-            tag = words[words.index(WATCHER) + 3] if WATCHER in words else ""
-            if tag in tags:
-                found[tag] = _job_id(pid)
+            for tag in words[words.index(WATCHER) + 3 :][:1] if WATCHER in words else ():
+                if tag in tags:
+                    found[tag] = _job_id(pid)
         return found
 
     def cancel(self, job_ids: Sequence[str]) -> None:

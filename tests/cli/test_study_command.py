@@ -9,8 +9,9 @@ import pytest
 
 from janus.cli.main import main
 from scaling_studies.lease import only_runner
-from scaling_studies.records import DONE, PREDICTED, RECORD_FOLDER, read_folder
+from scaling_studies.records import DONE, PREDICTED, RECORD_FOLDER, read_folder, write_record
 from tests.host_machine import write_host
+from tests.record_sets import prediction
 
 CAMPAIGN = """
 [[study]]
@@ -165,6 +166,13 @@ def test_missing_input_is_one_sentence_and_exit_code_2(inputs, tmp_path, change,
     assert not (tmp_path / "out" / "records").exists()
     assert "Traceback" not in error
     assert error.count("\n") == 1
+
+
+def test_a_predicted_campaign_is_not_overwritten(inputs, tmp_path, capsys):
+    write_record(tmp_path / "out" / RECORD_FOLDER, prediction(1.0, repeats_planned=0))
+    assert main(words(inputs, tmp_path / "out")) == 2
+    assert "predicted only: use a new --out" in capsys.readouterr().err
+    assert len(read_folder(tmp_path / "out" / RECORD_FOLDER).records) == 1
 
 
 def test_a_refused_plan_starts_nothing(inputs, tmp_path, capsys):

@@ -278,9 +278,11 @@ class FullDisk(Attempts):
 
 def test_a_full_disk_is_said_and_loses_nothing(campaign):
     def stopped():
-        runner = Runner(FullDisk(campaign.attempts.folder), work_for(CELLS), campaign.scheduler)
+        attempts = FullDisk(campaign.attempts.folder)
+        runner = Runner(attempts, work_for(CELLS), campaign.scheduler, say=campaign.said.append)
         with pytest.raises(UserError, match=r"cannot write .*attempt01.json .*: free space"):
             runner.run()
+        assert campaign.said == ["1 job in flight: the same command takes them up again"]
 
     assert os.waitpid(in_child(stopped), 0)[1] == 0
     assert campaign.states() in ([RUNNING], [SUBMITTED])
