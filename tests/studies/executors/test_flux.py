@@ -67,13 +67,16 @@ def test_several_jobs_and_one_that_was_purged(stand_in):
     assert FluxExecutor().poll(["999999"]) == {"999999": JobStatus(state=UNKNOWN)}
 
 
-@pytest.mark.parametrize(
-    "silence", [NO_BROKER, (0, "{", ""), (1, "", ""), (1, "", "JobID 5 unknown\nrpc: Timed out\n")]
-)
+@pytest.mark.parametrize("silence", [NO_BROKER, (0, "{", ""), (1, "", ""), (0, '{"jobs": []}', "rpc: Timed out\n")])
 def test_silence_says_nothing_about_a_job(silence, stand_in):
     stand_in("flux").answers(silence)
     with pytest.raises(SchedulerSilentError):
         FluxExecutor().poll(["5"])
+
+
+def test_a_warning_beside_an_answer_is_not_silence(stand_in):
+    stand_in("flux").answers((0, json.dumps({**JOB, "state": "RUN"}), "flux-jobs: WARNING: something is deprecated\n"))
+    assert FluxExecutor().poll([str(JOB["id"])])[str(JOB["id"])].state == RUNNING
 
 
 def test_an_id_in_every_form_is_one_number():
@@ -91,6 +94,9 @@ def test_submission(stand_in, make_attempt):
     with pytest.raises(SubmitError, match="Invalid queue"):
         FluxExecutor().submit([one])
     with pytest.raises(SchedulerSilentError, match="broker socket"):
+        FluxExecutor().submit([one])
+    flux.answers((0, "submitted, see below\n", ""))
+    with pytest.raises(SchedulerSilentError, match="printed no job id"):
         FluxExecutor().submit([one])
 
 
