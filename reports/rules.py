@@ -18,7 +18,6 @@ from reports.campaign import Campaign
 from reports.document import Document
 from reports.points import Point, StudyView
 from reports.wording import count_of, seconds
-from scaling_studies.provenance import missing
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
 
 State = Literal["kept", "flagged", "broken", "not applicable"]
@@ -301,7 +300,7 @@ def factors_documented(campaign: Campaign, document: Document | None = None) -> 
     found, points = _Findings(), _measured_points(campaign)
     versions: dict[str, None] = {}
     for point in points:
-        if gaps := list(dict.fromkeys(name for job in point.jobs for name in missing(job.provenance))):
+        if gaps := list(dict.fromkeys(name for own in samples.provenance_gaps(point.jobs) for name in own)):
             found.add(BROKEN, "provenance is missing", f"{place(point)}, {', '.join(gaps[:SHOWN])}")
         for name, levels in samples.differing(point.jobs, FIXED_FACTORS).items():
             shown = " and ".join(level if len(level) < 40 else f"{level[:40]}..." for level in levels)

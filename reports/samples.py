@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reports.points import Point, StudyView
+from scaling_studies.provenance import REQUIRED, missing
 from scaling_studies.records import Record
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
 
@@ -134,6 +135,22 @@ def differs_in_work(point: Point) -> bool:
 def differs_in_peak(point: Point) -> bool:
     """Whether the jobs of a point are held against different peaks: then no percentage stands for all of them."""
     return len({(job.peak.flops_per_s, job.peak.dtype) if job.peak else None for job in point.jobs}) > 1
+
+
+def provenance_gaps(jobs: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Required fields of provenance that each job lacks. Equal values are looked at once: placements are long."""
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    found = []
+    for job in jobs:
+        gaps: list[str] = []
+        for name in REQUIRED:
+            value = job.provenance.get(name)
+            key = (name, repr(value))
+            if key not in known:
+                known[key] = tuple(gap for gap in missing({name: value}) if gap.partition(".")[0] == name)
+            gaps += known[key]
+        found.append(tuple(gaps))
+    return found
 
 
 def differing(records: Sequence[Record], names: Sequence[str]) -> dict[str, Counter[str]]:

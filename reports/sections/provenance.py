@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from reports import values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Tone, Value
+from reports.samples import provenance_gaps
 from reports.wording import count_of, plain
-from scaling_studies.provenance import MAY_BE_EMPTY, MEANINGS, missing
+from scaling_studies.provenance import MAY_BE_EMPTY, MEANINGS
 from scaling_studies.records import Record
 
 SHOWN_VALUES = 3  # of a field that differs, before the rest is counted
@@ -38,7 +39,7 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
 
 
 def _words(jobs: Sequence[Record]) -> Text:
-    gaps = Counter(name for job in jobs for name in missing(job.provenance))
+    gaps = Counter(name for own in provenance_gaps(jobs) for name in own)
     if not gaps:
         return Text(text=f"Every required field is on record for all of the {count_of(len(jobs), 'job')} that count.")
     listed = ", ".join(f"{name} ({count_of(number, 'job')})" for name, number in gaps.items())
@@ -50,7 +51,7 @@ def _fields(jobs: Sequence[Record]) -> Table:
     others = dict.fromkeys(name for job in jobs for name in job.provenance if name not in MEANINGS)
     rows = []
     for name in (*MEANINGS, *others):
-        found = [as_text(name, job.provenance.get(name)) for job in jobs]
+        found = texts_of(name, jobs)
         rows.append((name.replace("_", " "), _shown(name, found), values.count(len(set(found))),
                      MEANINGS.get(name, "")))  # fmt: skip
     columns = (Column(name="field"), Column(name="value"), Column(name="different values", numeric=True),
@@ -59,9 +60,17 @@ def _fields(jobs: Sequence[Record]) -> Table:
                  caption="Provenance of the jobs that count; a field that differs shows its values.")  # fmt: skip
 
 
-def as_text(name: str, value: object) -> str:
-    """A value as people read it: "none" where that is known, else "n/a"."""
-    return "none" if name in MAY_BE_EMPTY and value is not None and not value else plain(value)
+def texts_of(name: str, jobs: Sequence[Record]) -> list[str]:
+    """A field of each job as people read it: "none" where that is known, "n/a" where nothing is."""
+    known: dict[str, str] = {}
+    found = []
+    for job in jobs:
+        value = job.provenance.get(name)
+        key = repr(value)
+        if key not in known:
+            known[key] = "none" if name in MAY_BE_EMPTY and value is not None and not value else plain(value)
+        found.append(known[key])
+    return found
 
 
 def _shown(name: str, found: Sequence[str]) -> str:
@@ -85,10 +94,7 @@ def _factors(jobs: Sequence[Record]) -> Table:
     """What can change a time: the same in all jobs, varied by the studies, or differing by itself."""
     rows = [_factor(name, [plain(getattr(job, name)) for job in jobs], controlled=True) for name in CONTROLLED]
     rows.append(_factor("structures in a step", [f"{job.structures}" for job in jobs], controlled=True))
-    rows += [
-        _factor(name, [as_text(name, job.provenance.get(name)) for job in jobs], controlled=False)
-        for name in UNCONTROLLED
-    ]
+    rows += [_factor(name, texts_of(name, jobs), controlled=False) for name in UNCONTROLLED]
     columns = (Column(name="factor"), Column(name="levels", numeric=True), Column(name="kind"),
                Column(name="values"))  # fmt: skip
     return Table(name="factors", columns=columns, rows=tuple(rows),
