@@ -23,14 +23,19 @@ ZERO_WIDTH_SPACE = "\u200b"
 
 
 def render_pdf(document: Document, drawings: Mapping[str, str]) -> bytes:
-    """The PDF file. drawings: picture name -> its SVG file. The same document gives the same bytes."""
+    """The PDF file. drawings: picture name -> its SVG file. The same document gives the same bytes.
+
+    It is tagged for readers who cannot see it (PDF/UA-1): headings, tables, and a description of every figure.
+    """
     import matplotlib
     import typst
 
     files: Any = {f"{picture.name}.svg": drawings[picture.name].encode() for picture in document.pictures()}
     files |= {"main.typ": LAYOUT.read_bytes(), "document.json": json.dumps(_content(document)).encode()}
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    made = typst.compile(files, font_paths=[str(fonts)], ignore_system_fonts=True, format="pdf", timestamp=0)
+    made = typst.compile(
+        files, font_paths=[str(fonts)], ignore_system_fonts=True, format="pdf", timestamp=0, pdf_standards="ua-1"
+    )
     assert isinstance(made, bytes), f"the typesetter gave {type(made)} for one PDF"
     return made
 
@@ -61,8 +66,11 @@ def _block(block: Block, labels: Mapping[str, str]) -> dict[str, Any]:
         case Heading():
             return {"kind": "heading", "text": block.text}
         case Picture():
-            return {"kind": "picture", "name": block.name, "label": labels[block.name], "caption": _runs(block.caption),
-                    "description": block.description, "inches": float(block.figure.get_size_inches()[0])}  # fmt: skip
+            return {
+                "kind": "picture", "name": block.name, "label": labels[block.name], "caption": _runs(block.caption),
+                "description": block.description or labels[block.name],
+                "inches": float(block.figure.get_size_inches()[0]),
+            }  # fmt: skip
         case Table():
             return _table(block, labels.get(block.name, ""))
 

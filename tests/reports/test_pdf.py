@@ -45,6 +45,18 @@ def test_the_same_document_gives_the_same_file(made):
 
 
 @needs_poppler
+def test_it_is_tagged_and_named_for_readers_who_cannot_see_it(made):
+    info = info_of(made)
+    assert info["Tagged"] == "yes"
+    assert info["Title"] == "Scaling of Ours & <Theirs>"
+    assert b"pdfuaid" in made.read_bytes()
+
+
+def test_letters_that_no_font_has_and_control_characters_do_no_harm():
+    assert pdf_of(made_document(title="\u4e2d \U0001f600 \u0007 \ue000", sections=())).startswith(b"%PDF-")
+
+
+@needs_poppler
 def test_everything_of_the_document_is_in_it(made):
     words = words_of(made)
     for text in ("Scaling of Ours & <Theirs>", "median error of the predicted step time", "Weak scaling",
