@@ -80,7 +80,7 @@ def _predicted_bytes(point: Point) -> float | None:
     return float(needed) if needed else None
 
 
-def _largest_parts(point: Point, number: int = 3) -> str:
+def _largest_parts(point: Point, number: int = 2) -> str:
     parts = point.prediction.memory_parts if point.prediction is not None else {}
     largest = sorted(parts.items(), key=lambda part: -part[1])[:number]
     return ", ".join(f"{name} {binary_bytes(size)}" for name, size in largest) or "n/a"

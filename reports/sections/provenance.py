@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from reports import values
 from reports.campaign import Campaign
@@ -52,12 +52,33 @@ def _fields(jobs: Sequence[Record]) -> Table:
     rows = []
     for name in (*MEANINGS, *others):
         found = texts_of(name, jobs)
-        rows.append((name.replace("_", " "), _shown(name, found), values.count(len(set(found))),
+        parts = _differing_parts([job.provenance.get(name) for job in jobs])
+        rows.append((name.replace("_", " "), parts or _shown(name, found), values.count(len(set(found))),
                      MEANINGS.get(name, "")))  # fmt: skip
     columns = (Column(name="field"), Column(name="value"), Column(name="different values", numeric=True),
                Column(name="what it is"))  # fmt: skip
     return Table(name="provenance", columns=columns, rows=tuple(rows), folded=True,
                  caption="Provenance of the jobs that count; a field that differs shows its values.")  # fmt: skip
+
+
+def _differing_parts(found: Sequence[object]) -> str:
+    """Of tables that differ, like resolved configurations, the settings that do; empty for other values."""
+    distinct = list({repr(value): value for value in found}.values())
+    tables = [_flat(value) for value in distinct if isinstance(value, Mapping)]
+    if len(tables) < 2 or len(tables) < len(distinct):
+        return ""
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    levels = {name: list(dict.fromkeys(table.get(name, "not set") for table in tables)) for name in names}
+    parts = [f"{name}: {_short(' | '.join(own), LEVEL_CHARACTERS)}" for name, own in levels.items() if len(own) > 1]
+    return f"differs in {'; '.join(parts)} ({count_of(len(names) - len(parts), 'setting')} the same)"
+
+
+def _flat(value: Mapping[str, object], above: str = "") -> dict[str, str]:
+    """Settings of nested tables by their dotted names."""
+    found: dict[str, str] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{above}{name}.") if isinstance(inner, Mapping) else {f"{above}{name}": plain(inner)}
+    return found
 
 
 def texts_of(name: str, jobs: Sequence[Record]) -> list[str]:

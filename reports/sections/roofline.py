@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reports import figures_devices, values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Picture, Section, Table, Text, Tone, Value
-from reports.points import MERGED_PHASES, PHASE_NAMES, PHASE_ORDER, Point, StudyView
+from reports.points import MERGED_PHASES, PHASE_ORDER, Point, StudyView
 from reports.scaling_section import x_value
 from reports.wording import NOT_MEASURED, byte_rate, flops_rate, place, scaled_name, study_title, tag_of
 from scaling_studies.records import Ceiling, PhaseWorkload, Record
@@ -117,11 +117,10 @@ def limit_of(work: PhaseWorkload, ceilings: Sequence[Ceiling]) -> tuple[str, flo
     """(what limits the phase, FLOP/s it allows): the lower of compute and of memory at the phase's intensity."""
     limits = []
     for ceiling in ceilings:
-        name = ceiling.name.partition(" x ")[2] or ceiling.name
         if ceiling.unit == "FLOP/s":
-            limits.append((name, ceiling.value))
+            limits.append(("computing", ceiling.value))
         elif work.bytes:
-            limits.append((name, ceiling.value * work.flops / work.bytes))
+            limits.append(("memory", ceiling.value * work.flops / work.bytes))
     return min(limits, key=lambda limit: limit[1]) if limits else None
 
 
@@ -129,7 +128,7 @@ def _cells(mark: Mark, ceilings: Sequence[Ceiling]) -> tuple[Value | str, ...]:
     phase, kind, work, rate = mark
     limit = limit_of(work, ceilings)
     return (
-        PHASE_NAMES.get(phase, phase), Value(text=str(kind), tone=kind),
+        phase.replace("_", " + "), Value(text=str(kind), tone=kind),
         Value(text=f"{work.flops:.3g}", number=work.flops), Value(text=f"{work.bytes:.3g}", number=work.bytes),
         values.plain(work.flops / work.bytes if work.bytes else None), values.flops_rate(rate, kind),
         limit[0] if limit else "n/a", _share(rate, limit, ceilings, kind),

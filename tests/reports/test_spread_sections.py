@@ -145,6 +145,16 @@ def test_a_field_that_differs_shows_its_values():
     assert factors["model"] == ["1", "constant", "matris-tiny"]
 
 
+def test_of_configurations_that_differ_the_settings_that_do_are_shown():
+    def configured(entry):
+        config = {"batch": {"structures": 2 * entry.ranks, "max_work": 5}, "model": "matris-tiny"}
+        return dataclasses.replace(entry, provenance={**entry.provenance, "resolved_config": config})
+
+    sections = provenance.sections(campaign_of(sets.changed(lambda entry: True, configured)))
+    (row,) = [row for row in texts(table_of(sections, "provenance")) if row[0] == "resolved config"]
+    assert row[1:3] == ["differs in batch.structures: 2 | 4 | 8 (2 settings the same)", "3"]
+
+
 def test_missing_provenance_is_a_warning_and_never_unknown():
     sections = provenance.sections(sets.provenance_lost())
     assert f"Not recorded, so those jobs cannot be reproduced from this report: {REQUIRED[0]} (1 job)" in words(
