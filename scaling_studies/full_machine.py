@@ -34,8 +34,6 @@ from perfmodel.paper import GLOBAL
 from scaling_studies.predicted import record_of_step
 from scaling_studies.records import MEMORY_LIMIT, OOM, PREDICTED, Record, cell_hash
 
-STUDY = "full-machine"
-MACHINES = ("lineshine", "cnis")
 MODEL = "matris-moe-l"
 QUESTIONS = {
     "weak": "How far would the weak scaling of {model} go on the full {machine}?",
@@ -47,7 +45,7 @@ CHOICES = tuple((recompute, number) for recompute in (False, True) for number in
 
 
 def all_full_machine_records(
-    machines: Sequence[str] = MACHINES, model: str = MODEL, on_line: Callable[[str], None] = lambda name: None
+    machines: Sequence[str], model: str = MODEL, on_line: Callable[[str], None] = lambda name: None
 ) -> list[Record]:
     """Weak and strong lines of a model from one unit to the full machines. on_line: told which is worked on.
 
@@ -116,12 +114,6 @@ def full_machine_records(study: FullMachineStudy | None = None, model: str = MOD
     return [_record(study, point, model) for point in study.points]
 
 
-def study_name(machine: Machine, mode: str) -> str:
-    """``full-machine`` for the weak line of LineShine; others by machine and mode."""
-    name = "" if machine.name == MACHINES[0] else f"-{machine.name}"
-    return f"{STUDY}{name}{'' if mode == 'weak' else f'-{mode}'}"
-
-
 def _identity(study: FullMachineStudy, model: str, layout: dict[str, Any]) -> dict[str, Any]:
     """The fields that do not come from a prediction."""
     resolved = {
@@ -130,7 +122,7 @@ def _identity(study: FullMachineStudy, model: str, layout: dict[str, Any]) -> di
     }  # fmt: skip
     ranks = layout["unit"] * layout["replicas"]
     return {
-        "method": METHOD, "study": study_name(study.machine, study.mode), "mode": study.mode, "model": model,
+        "method": METHOD, "study": f"{study.machine.name}-{study.mode}", "mode": study.mode, "model": model,
         "question": QUESTIONS[study.mode].format(model=model, machine=study.machine.name), "repeats_planned": 0,
         "cell_id": cell_hash(resolved), "ranks": ranks, "nodes": math.ceil(ranks / study.machine.devices_per_node),
         "base_ranks": study.points[0].ranks, "dtype": study.points[0].work.settings.dtype,

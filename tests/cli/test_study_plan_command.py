@@ -126,7 +126,7 @@ def test_a_predicted_campaign_is_a_folder_of_records(tmp_path, capsys):
     points = json.loads(capsys.readouterr().out)["points"]
     records = read_folder(out / RECORD_FOLDER).records
     assert len(records) == len(points)
-    assert {record.study for record in records} == {"full-machine-cnis", "full-machine-cnis-strong"}
+    assert {record.study for record in records} == {"cnis-weak", "cnis-strong"}
     assert {point["source"] for point in points} == {PREDICTED}
     for mode in ("weak", "strong"):
         line = [point for point in points if point["mode"] == mode]
