@@ -133,11 +133,16 @@ def _base_time(view: StudyView, base: Point) -> float | None:
     return base.predicted_s
 
 
-def _missing_jobs(found: _Findings, point: Point) -> None:
-    """A point with fewer jobs than planned, or without a record of an attempt that its numbers show there was."""
-    if gone := samples.missing_attempts((*point.jobs, *point.excluded, *point.open)):
-        numbers = wording.listed(gone)
-        found.add(BROKEN, "no record says what became of an attempt", f"{place(point)}, attempt {numbers}")
+def _missing_jobs(found: _Findings, point: Point, damaged: Sequence[str]) -> None:
+    """A point with fewer jobs than planned, or without a record of an attempt that its numbers show there was.
+
+    damaged: names of files that could not be read; their attempts are accounted for.
+    """
+    numbers = samples.missing_attempts((*point.jobs, *point.excluded, *point.open))
+    gone = [number for number in numbers if not any(f"{point.cell_id}-attempt{number:02d}" in name for name in damaged)]
+    if gone:
+        where = f"{place(point)}, attempt {wording.listed(gone)}"
+        found.add(BROKEN, "no record says what became of an attempt", where)
     if len(point.jobs) >= point.repeats_planned:
         return
     counted = f"{place(point)}, {len(point.jobs)} of {point.repeats_planned}"
@@ -175,14 +180,15 @@ def subsets_have_reasons(campaign: Campaign, document: Document | None = None) -
     """Rule 2. Broken: declared points or attempts without a record. Flagged: fewer jobs than planned, or more."""
     found = _Findings()
     points = _all_points(campaign)
+    damaged = [name for name, _ in campaign.folder.refused]
     for point in points:
         if campaign.measured_views or point.open:
-            _missing_jobs(found, point)
+            _missing_jobs(found, point, damaged)
         if point.prediction is not None and point.predicted_s is None:
             found.add(FLAGGED, "points without a prediction, each listed with its reason", place(point))
     _held_against_declaration(found, campaign)
-    if campaign.folder.refused:
-        found.add(FLAGGED, "files that could not be read", [name for name, _ in campaign.folder.refused])
+    if damaged:
+        found.add(FLAGGED, "files that could not be read", damaged)
     left_out = [record for point in points for record in point.excluded]
     if document is not None and (unlisted := document_checks.unlisted_attempts(document, left_out)):
         found.add(BROKEN, "the report does not list what it leaves out", unlisted)

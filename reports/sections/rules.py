@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from reports.campaign import Campaign
 from reports.document import Block, Column, Document, Section, Table, Text, Tone, Value
 from reports.document_checks import RULES_SECTION
 from reports.rules import BROKEN, FLAGGED, KEPT, SEVERITY, State, Verdict, verdicts
+from reports.wording import listed
 
 LEAD = (
     "The rules for reporting performance of Hoefler and Belli (SC15), each checked by code against the records and "
@@ -48,7 +47,10 @@ def _finished(sentence: str) -> str:
 
 
 def _summary(found: list[Verdict]) -> str:
-    """How many rules are in which state, the worst first."""
-    states = Counter(verdict.state for verdict in found)
-    parts = [f"{states[state]} {state}" for state in SEVERITY if states[state]]
+    """How many rules are in which state, the worst first and by number."""
+    parts = []
+    for state in SEVERITY:
+        own = [verdict.number for verdict in found if verdict.state == state]
+        named = f" (rule{'s' if len(own) > 1 else ''} {listed(own)})" if state in (BROKEN, FLAGGED) else ""
+        parts += [f"{len(own)} {state}{named}"] if own else []
     return f"Of the twelve rules: {', '.join(parts)}."

@@ -96,8 +96,11 @@ def unfinished() -> Campaign:
 
 
 def damaged_file() -> Campaign:
-    """Rule 2: a file that cannot be read."""
-    return campaign_of(clean_records(), refused=(("torn.json", "not a complete JSON document"),))
+    """Rule 2: the record of one attempt cannot be read; another attempt took its place."""
+    torn = job(2, 2)
+    records = [entry for entry in clean_records() if entry.tag != torn.tag]
+    again = job(2, 2, attempt=7, job_id="777")
+    return campaign_of([*records, again], refused=((torn.file_name, "not a complete JSON document"),))
 
 
 def mixed_work() -> Campaign:
@@ -202,7 +205,7 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (2, vanished_point, "broken", "a declared point of which no record says what became of it: weak at 8"),
     (2, vanished_jobs, "broken", "no record says what became of an attempt: weak at 4 ranks, attempt 2 and 4"),
     (2, unfinished, "flagged", "the campaign is not finished: weak at 4 ranks, 4 of 6"),
-    (2, damaged_file, "flagged", "files that could not be read: torn.json"),
+    (2, damaged_file, "flagged", "files that could not be read: weak-ranks00002-weak0002-attempt03.json"),
     (3, mixed_work, "broken", "rates are withheld (n/a): weak at 2 ranks, 1e+09 to 2e+09 FLOPs a step"),
     (
         4,

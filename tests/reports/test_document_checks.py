@@ -1,6 +1,7 @@
 """What a finished document says is read back: bare ratios, unlisted attempts, words and figures that mislead."""
 
 import dataclasses
+import functools
 
 import matplotlib.figure
 import pytest
@@ -16,6 +17,11 @@ DATA = Table(name="own-data", columns=(Column(name="y", numeric=True),), rows=((
 
 def document_of(found) -> Document:
     return build_document(found, title="A report", written_at="now")
+
+
+@functools.cache
+def clean_report() -> Document:
+    return document_of(sets.clean())
 
 
 def with_blocks(document: Document, *blocks) -> Document:
@@ -48,7 +54,7 @@ def drawn(**fields) -> Picture:
 
 def test_the_report_itself_keeps_all_twelve_rules_on_a_clean_campaign():
     found = sets.clean()
-    judged = rules.verdicts(found, document_of(found))
+    judged = rules.verdicts(found, clean_report())
     assert {entry.number: entry.evidence for entry in judged if entry.state != rules.KEPT} == {}
 
 
@@ -60,7 +66,7 @@ def test_reading_the_report_back_finds_nothing_that_its_records_do_not_say(recor
 
 def test_efficiencies_without_the_time_of_their_base_break_rule_1():
     found = sets.clean()
-    bare = without_table(document_of(found), "base-points")
+    bare = without_table(clean_report(), "base-points")
     assert verdict(1, found, bare).state == rules.BROKEN
     assert "the report gives no absolute time of the base: weak" in verdict(1, found, bare).evidence
 
@@ -80,7 +86,7 @@ def test_an_attempt_that_the_report_does_not_list_breaks_rule_2():
 )
 def test_words_that_need_another_test_break_a_rule(number, text):
     found = sets.clean()
-    said = with_blocks(document_of(found), Text(text=text))
+    said = with_blocks(clean_report(), Text(text=text))
     assert verdict(number, found, said).state == rules.BROKEN
     assert "'Added'" in verdict(number, found, said).evidence[0]
 
@@ -93,7 +99,7 @@ def test_words_of_the_user_are_not_the_words_of_the_report():
 def test_a_spread_in_a_table_breaks_rule_6():
     found = sets.clean()
     table = Table(name="added", columns=(Column(name="time"),), rows=(("0.1 ± 0.01 s",),))
-    assert verdict(6, found, with_blocks(document_of(found), table)).evidence[0].endswith("table added")
+    assert verdict(6, found, with_blocks(clean_report(), table)).evidence[0].endswith("table added")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,7 @@ def test_a_spread_in_a_table_breaks_rule_6():
 )
 def test_lines_without_meaning_break_rule_12(picture, words):
     found = sets.clean()
-    judged = verdict(12, found, with_blocks(document_of(found), picture))
+    judged = verdict(12, found, with_blocks(clean_report(), picture))
     assert judged.state == rules.BROKEN
     assert words in judged.evidence[0]
 
@@ -116,4 +122,4 @@ def test_marks_over_categories_and_upright_intervals_are_no_lines_without_meanin
     found = sets.clean()
     pictures = [drawn(x=["a", "b", "c"], style={"linestyle": "none", "marker": "o"}), drawn(x=[2, 2], y=[1, 3])]
     for picture in pictures:
-        assert verdict(12, found, with_blocks(document_of(found), picture)).state == rules.KEPT
+        assert verdict(12, found, with_blocks(clean_report(), picture)).state == rules.KEPT
