@@ -202,7 +202,7 @@ def _progress() -> Iterator[tuple[Any, Any, Any]]:
             words = f"{now.running} running, {now.waiting} waiting"
             progress.update(bar, description=words, completed=now.good, total=now.wanted)
             if not console.is_terminal and now.good != shown:
-                say(f"{now.good} of {now.wanted} good attempts, {words}")
+                say(f"{now.good} of {now.wanted} good attempts")
             shown = now.good
 
         yield say, lambda text: progress.update(bar, description=text), show

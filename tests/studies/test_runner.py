@@ -380,7 +380,7 @@ POINTS = (
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_and_started_again_nothing_is_lost_and_nothing_done_twice(tmp_path, point):
-    campaign = Campaign(tmp_path, program=lambda record: "sleep 0.1;" + GOOD)
+    campaign = Campaign(tmp_path, program=lambda record: "sleep 0.03;" + GOOD)
     assert killed_runner(campaign, point) == signal.SIGKILL
     assert campaign.states().count(DONE) < REPEATS
     assert campaign.runner().run().is_complete
