@@ -136,7 +136,7 @@ def live_view(view: View) -> Group:
     head = Text.assemble(
         (str(view.folder), "bold"), f"  {good} of {wanted} good attempts, seen {view.seen_at:%H:%M:%S}",
     )  # fmt: skip
-    studies = dict.fromkeys(row.study for row in rows)
+    studies = [name for name in view.status.budgets if any(row.study == name for row in rows)]
     tables = [_table(view.status, [row for row in rows if row.study == name]) for name in studies]
     return Group(head, *tables, *_lines(view))
 
@@ -157,7 +157,8 @@ def _table(status: Status, rows: Sequence[PointProgress]) -> Table:
     table.add_column("in flight")
     table.add_column("did not count", no_wrap=True)
     for row in rows:
-        bar = ProgressBar(total=max(row.wanted, 1), completed=min(row.good, row.wanted), width=BAR_WIDTH)
+        bar = ProgressBar(total=max(row.wanted, 1), completed=min(row.good, row.wanted), width=BAR_WIDTH,
+                          complete_style="cyan", finished_style="green")  # fmt: skip
         table.add_row(f"{row.x:,g}", bar, f"{row.good} of {row.wanted}", _in_flight(row), str(row.failed or "-"))
     return table
 
