@@ -49,7 +49,8 @@ def _study(view: StudyView) -> list[Block]:
         Column(name="expert rows, largest over mean", numeric=True, csv_name="rows_largest_over_mean"),
     )  # fmt: skip
     table = Table(name=f"imbalance-{view.name}", columns=columns, rows=rows,
-                  note=f"{'Times: median over jobs. ' if view.is_measured else ''}1 is perfect balance.")  # fmt: skip
+                  note=f"{'Times: median over jobs. ' if view.is_measured else ''}1 is perfect balance.",
+                  caption=f"Balance of the ranks at every point of {view.name}.")  # fmt: skip
     tag = f" ({tag_of(view)})" if tag_of(view) else ""
     picture = _picture(view)
     return [Heading(text=f"{study_title(view)}{tag}"), *([picture] if picture else []), table]

@@ -71,6 +71,7 @@ def _table(view: StudyView) -> Table:
         row += [values.memory(most), values.percent(taken / most if taken and most else None)] if has_limit else []
         rows.append((*row, _largest_parts(point)))
     return Table(name=f"memory-{view.name}", columns=tuple(columns), rows=tuple(rows),
+                 caption=f"Memory of the fullest rank at every point of {view.name}.",
                  note="Error is (predicted - measured) / measured." if view.is_measured else "")  # fmt: skip
 
 

@@ -45,7 +45,9 @@ def sections(campaign: Campaign) -> tuple[Section, ...]:
         blocks += [
             Heading(text="Assumptions of the predictions"),
             Text(text="Numbers and simplifications that nobody measured here, as the machine files name them."),
-            Table(name="assumptions", columns=columns, rows=assumptions, folded=True),
+            Table(
+                name="assumptions", columns=columns, rows=assumptions, folded=True, caption="Assumptions, by machine."
+            ),
         ]
     return (Section(id="method", title="How this was measured and counted", short="Method", blocks=tuple(blocks)),)
 
@@ -113,6 +115,7 @@ def _bases(campaign: Campaign) -> Table:
     )  # fmt: skip
     return Table(
         name=BASE_TABLE, columns=columns, rows=tuple(_base_row(view) for view in campaign.views),
+        caption="The point that each study's efficiencies refer to, with the time of its step.",
         note="The base is the parallel program itself on the ranks named, not a serial program of its own.",
     )  # fmt: skip
 

@@ -60,7 +60,8 @@ def _study(view: StudyView) -> list[Block]:
     column = Column(name=scaled_name(view), numeric=True, csv_name=view.scaled)
     rows = tuple((x_value(point), *_cells(kind, rates)) for point, kind, rates in found)
     blocks.append(
-        Table(name=f"peak-{view.name}", columns=(column, *COLUMNS), rows=rows, note=_note(view, found))
+        Table(name=f"peak-{view.name}", columns=(column, *COLUMNS), rows=rows, note=_note(view, found),
+              caption=f"Shares of the peak at every point of {view.name}.")
     )  # fmt: skip
     return blocks
 

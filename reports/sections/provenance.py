@@ -147,4 +147,5 @@ def _predictions(records: Sequence[Record]) -> Table:
     for record in records:
         rows[(record.study, record.machine, record.model, record.dtype, record.method)] = None
     columns = tuple(Column(name=name) for name in ("study", "machine", "model", "dtype", "method"))
-    return Table(name="prediction-provenance", columns=columns, rows=tuple(rows))
+    caption = "What each study was predicted for, and by what."
+    return Table(name="prediction-provenance", columns=columns, rows=tuple(rows), caption=caption)
