@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +42,7 @@ NEXT_STATES = {
     SUBMITTED: (RUNNING, *FINAL_STATES),
     RUNNING: FINAL_STATES,
 }
+SETTLING_S = 2.0  # assumed: above the resolution of file times anywhere; changes closer together may share one time
 _CHANGE_LOCK = ".change"
 _NUMBER = re.compile(r"-attempt(\d+)$")
 
@@ -56,6 +58,8 @@ class Attempts:
         self.folder = folder
         self._known: dict[str, tuple[tuple[int, int, int], Record | str]] = {}
         self._numbers: dict[str, int] = {}  # cell's part of the tags -> largest number in use when last read
+        self._changed_ns = -1  # time of the record folder when last listed
+        self._settled_s = self._listed_s = 0.0  # monotonic: from when on that time tells all, and of the last listing
 
     @property
     def record_folder(self) -> Path:
@@ -121,6 +125,13 @@ class Attempts:
         return self.record_folder / record.file_name
 
     def _refresh(self) -> None:
+        """Read what has changed. A folder whose own time has stood still for a while is not even listed."""
+        changed_ns, now_s = _time_of(self.record_folder), time.monotonic()
+        if changed_ns != self._changed_ns:
+            self._changed_ns, self._settled_s = changed_ns, now_s + SETTLING_S
+        elif self._listed_s > self._settled_s:
+            return
+        self._listed_s = now_s
         found = {}
         for path in sorted(self.record_folder.glob("*.json")):
             try:
@@ -152,6 +163,14 @@ def _split(tag: str) -> tuple[str, int]:
     """The cell's part of a tag, and the attempt's number; 0 for a prediction."""
     found = _NUMBER.search(tag)
     return (tag[: found.start()], int(found.group(1))) if found else (tag, 0)
+
+
+def _time_of(folder: Path) -> int:
+    """Time of a folder's last change [ns]: every record is written by a new name in it. 0 for none."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def still_open(records: Iterable[Record]) -> tuple[Record, ...]:

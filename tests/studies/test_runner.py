@@ -421,9 +421,14 @@ def test_killed_at_any_moment_it_still_ends(tmp_path):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
     assert campaign.runner().run().is_complete
-    assert campaign.states() == [DONE] * 45
+    done = [record for record in campaign.attempts.read() if record.state == DONE]
+    assert len({(record.cell_id, record.repeat) for record in done}) == len(done) == 45
     starts = [path.read_text().split() for path in campaign.attempts.folder.glob("attempts/*/ran")]
-    assert starts == [["started"]] * 45
+    assert starts == [["started"]] * len(starts)  # none was ever started twice
+    # This scheduler may forget a job that it was about to note when its caller was killed: such an attempt is lost.
+    lost = [record.reason for record in campaign.attempts.read() if record.state == FAILED]
+    assert len(lost) + len(done) == len(campaign.attempts.read())
+    assert all("left no end" in reason for reason in lost)
 
 
 def test_a_job_that_ended_while_no_runner_was_there_is_adopted_although_nobody_knows_its_id(tmp_path):
