@@ -40,8 +40,12 @@ from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView
 from reports.wording import flops_rate, place, scaled_name
 from scaling_studies.records import Ceiling, Record
 
-PART_COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#b8a000", "#5b616b")
-MOST_PARTS = len(PART_COLOURS) - 1  # the rest is drawn as one
+PART_COLOURS = {  # of memory; the same in every figure
+    "parameters": "#009E73", "gradients": "#E69F00", "moments": "#56B4E9", "activations": "#0072B2",
+    "gathered": "#CC79A7", "process": "#8a8f98", "all parts": "#5b616b", "other parts": "#d9dce1",
+}  # fmt: skip
+MORE_COLOURS = ("#b8a000", "#7a3e9d")  # of parts without one of their own
+MOST_PARTS = 7  # the rest is drawn as one
 LEAST_PART = 0.01  # of the largest memory: smaller parts are drawn as one
 FAR_LIMIT = 2.0  # a limit further away than so many times the largest memory would leave no room for what is used
 SUSTAINED_COLOUR = "#56B4E9"
@@ -203,7 +207,8 @@ def memory(view: StudyView, limit_of: Callable[[Point], float | None]) -> Pictur
     shown = [part for part in order[:MOST_PARTS] if totals[part] >= LEAST_PART * largest]
     rest = [part for part in order if part not in shown]
     names = [*shown, *(["other parts"] if rest else [])]
-    colours = dict(zip(names, PART_COLOURS, strict=False))
+    unnamed = [part for part in names if part not in PART_COLOURS]
+    colours = {part: MORE_COLOURS[number % len(MORE_COLOURS)] for number, part in enumerate(unnamed)} | PART_COLOURS
     rows: list[Row] = []
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes((SIZE[0], 1.5 + 0.42 * max(len(points), 2)))
