@@ -19,7 +19,9 @@ from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT, Record
 
 KILLED = 137  # 128 + SIGKILL: what the memory killer leaves
 NO_MEMORY = re.compile(
-    r"out of memory|oom.?kill|bad_alloc|memoryerror|(can ?not|can't|unable to) allocate memory", re.IGNORECASE
+    r"out of memory|oom.?kill|bad_alloc|memoryerror|(can ?not|can't|unable to) allocate memory|"
+    r"exceeded (job |step |virtual )?memory limit",
+    re.IGNORECASE,
 )
 LOG_TAIL_BYTES = 20_000  # last part of a log that is searched for the reason
 Measure = Callable[[Record, Path], Record]  # record of a whole run: attempt, its folder; raises UnreadableRun

@@ -40,6 +40,7 @@ from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 MOST_ELEMENTS = 1000  # slurm.conf(5): MaxArraySize is 1001 unless the site says otherwise
 ARRAY_PREFIX = "janus-array-"
 TAG_FILE = "tags.txt"
+WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
 HISTORY = "now-30days"  # how far back accounting is searched for a job by name
 LOST = re.compile(  # slurm_errno.c: no answer, so a request may have been carried out or not
     "unable to contact slurm controller|socket timed out|zero bytes were transmitted|standby mode|connection refused|"
@@ -256,10 +257,12 @@ def _rows(text: str, separators: int) -> Iterator[list[str]]:
 def _ask(*words: str) -> Answer:
     """Ask one of Slurm's programs. Raises SchedulerSilentError without an answer, UserError without Slurm.
 
-    The variables of a job that this runner may itself run in are not for the jobs that it starts.
+    Not passed on are the variables of a job that this runner may itself run in, and those that hide jobs.
     """
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"
+        name: value
+        for name, value in os.environ.items()
+        if name in WHICH_CLUSTER or not name.startswith(("SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_"))
     }
     answer = ask(words, environment=environment)
     if answer.code and LOST.search(answer.err):

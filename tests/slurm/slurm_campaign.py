@@ -43,7 +43,7 @@ def small_runner(
 
 def start_runner(folder: Path, study: Study, program: Callable[[Record], str], **settings: object) -> BaseProcess:
     """The same at work in a process of its own."""
-    process = FORK.Process(target=lambda: small_runner(folder, study, program, **settings).run())
+    process = FORK.Process(target=lambda: small_runner(folder, study, program, **settings).run(), daemon=True)
     process.start()
     return process
 

@@ -101,8 +101,10 @@ class Cluster:
         (self.folder / "slurm.conf").write_text(text)
         os.environ["SLURM_CONF"] = str(self.folder / "slurm.conf")
         munge = self.folder / "munge"
-        self.start_daemon("munged", "munged", "--foreground", f"--key-file={key}", f"--socket={munge}/socket",
-                    f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed")  # fmt: skip
+        self.start_daemon(
+            "munged", "munged", "--foreground", f"--key-file={key}", f"--socket={munge}/socket",
+            f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed",
+        )  # fmt: skip
         self.wait_for("munge's socket", (munge / "socket").exists)
         self.start_services()
         self.start_controller()

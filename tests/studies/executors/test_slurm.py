@@ -105,12 +105,18 @@ def attempt(study: Path, tag: str, executor: SlurmExecutor, **changes: Any) -> A
             "12_4|TIMEOUT|TimeLimit|n1",
             JobStatus(state=ENDED, outcome=TIMEOUT, reason="time limit of the job", nodes="n1"),
         ),
-        ("12_4|OUT_OF_MEMORY|OutOfMemory|n1", JobStatus(state=ENDED, outcome=OOM, reason="out of memory", nodes="n1")),
+        (
+            "12_4|OUT_OF_MEMORY|OutOfMemory|n1",
+            JobStatus(state=ENDED, outcome=OOM, reason="out of memory", nodes="n1"),
+        ),  # manual
         (
             "12_4|DEADLINE|DeadLine|n1",
             JobStatus(state=ENDED, outcome=TIMEOUT, reason="deadline of the job", nodes="n1"),
         ),
-        ("12_4|BOOT_FAIL|None|n1", JobStatus(state=ENDED, outcome=FAILED, reason="a node did not boot", nodes="n1")),
+        (
+            "12_4|BOOT_FAIL|None|n1",
+            JobStatus(state=ENDED, outcome=FAILED, reason="a node did not boot", nodes="n1"),
+        ),  # manual
     ],
 )
 def test_every_state_of_the_queue(slurm, row, status):
@@ -311,14 +317,15 @@ def test_cancel(slurm):
         executor.cancel(["12"])
 
 
-def test_variables_of_the_runners_own_job_are_not_passed_on(slurm, monkeypatch):
+def test_variables_of_the_runners_own_job_and_those_that_hide_jobs_are_not_passed_on(slurm, monkeypatch):
     (slurm.folder / "squeue").write_text(
         f"#!{sys.executable}\nimport json, os\nopen({str(slurm.folder / 'environment')!r}, 'w').write("
         "json.dumps(dict(os.environ)))\n"
     )
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "4000")
+    monkeypatch.setenv("SQUEUE_PARTITION", "debug")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
     SlurmExecutor().poll(["1"])
     seen = json.loads((slurm.folder / "environment").read_text())
-    assert "SLURM_MEM_PER_CPU" not in seen
+    assert not {"SLURM_MEM_PER_CPU", "SQUEUE_PARTITION"} & set(seen)
     assert seen["SLURM_CONF"] == "/etc/slurm/slurm.conf"
