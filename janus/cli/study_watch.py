@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> int:
 
     console = Console(highlight=False)
     looks = _looks(options.folder, options.page, options.title)
-    view = next(looks)  # what cannot be watched is said before the screen is taken
     try:
+        view = next(looks)  # what cannot be watched is said before the screen is taken
         with Live(live_view(view), console=console, refresh_per_second=4) as live:
             while not view.is_complete:
                 time.sleep(options.every)

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from janus.cli import report
 from janus.cli.main import main
+from reports import files
 from scaling_studies.records import RECORD_FOLDER, write_record
-from tests.record_sets import campaign, continuation, longer_sync, six_jobs
+from tests.record_sets import prediction, record
 
 
 def written(folder, records):
@@ -19,7 +21,7 @@ def written(folder, records):
 
 @pytest.fixture
 def study(tmp_path):
-    return written(tmp_path / "study", [*campaign(), *continuation()])
+    return written(tmp_path / "study", [record(), prediction(0.1)])
 
 
 def test_every_file_is_written_and_said(study, tmp_path, capsys):
@@ -47,7 +49,8 @@ def test_json_is_one_document_and_names_refused_files(study, tmp_path, capsys):
 
 
 def test_an_earlier_study_is_held_against_this_one(tmp_path):
-    new, old = written(tmp_path / "new", longer_sync()), written(tmp_path / "old", six_jobs())
+    old = written(tmp_path / "old", [record(), prediction(0.1)])
+    new = written(tmp_path / "new", [record(step_s=(0.2, 0.2, 0.2)), prediction(0.1)])
     out = tmp_path / "r.html"
     assert main(["report", str(new), "--out", str(out), "--only", "html", "--against", str(old)]) == 0
     assert 'id="regression"' in out.read_text()
@@ -67,6 +70,10 @@ def test_a_run_that_cannot_be_read_is_one_sentence_and_exit_code_2(study, tmp_pa
     assert main(["report", str(study), "--out", str(tmp_path / "page.html"), "--run", str(tmp_path / "none")]) == 2
     assert "left no run.json" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_the_choices_are_the_formats_there_are():
+    assert tuple(report.FORMATS) == tuple(files.FORMATS)
 
 
 def test_help_has_examples():
