@@ -92,15 +92,16 @@ def attempt(study: Path, tag: str, executor: SlurmExecutor, **changes: Any) -> A
     [
         ("12_4|PENDING|Resources|", JobStatus(state=QUEUED, reason="Resources")),
         ("12_4|PENDING|None|", JobStatus(state=QUEUED)),
+        ("12_4|PENDING|JobHeldUser|", JobStatus(state=QUEUED, reason="JobHeldUser")),
         ("12_4|PENDING|PartitionConfig|", JobStatus(state=QUEUED, reason="PartitionConfig")),
         ("12_4|CONFIGURING|None|n[1-2]", JobStatus(state=QUEUED)),  # manual: nodes are booted
         ("12_4|RUNNING|None|n[1-2]", JobStatus(state=RUNNING, nodes="n[1-2]")),
         ("12_4|COMPLETING|None|n1", JobStatus(state=RUNNING, reason="COMPLETING", nodes="n1")),
-        ("12_4|SUSPENDED|None|n1", JobStatus(state=RUNNING, reason="SUSPENDED", nodes="n1")),  # manual
+        ("12_4|SUSPENDED|None|n1", JobStatus(state=RUNNING, reason="SUSPENDED", nodes="n1")),
         ("12_4|COMPLETED|None|n3", JobStatus(state=ENDED, outcome=DONE, nodes="n3")),
         ("12_4|PREEMPTED|None|n1", JobStatus(state=ENDED, outcome=FAILED, reason="preempted", nodes="n1")),
         ("12_4|NODE_FAIL|NodeDown|n4", JobStatus(state=ENDED, outcome=FAILED, reason="a node failed", nodes="n4")),
-        ("12_4|CANCELLED|None|", JobStatus(state=ENDED, outcome=FAILED, reason="cancelled")),
+        ("12_4|CANCELLED|Resources|", JobStatus(state=ENDED, outcome=FAILED, reason="cancelled")),
         (
             "12_4|TIMEOUT|TimeLimit|n1",
             JobStatus(state=ENDED, outcome=TIMEOUT, reason="time limit of the job", nodes="n1"),
