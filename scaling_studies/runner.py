@@ -216,10 +216,10 @@ class Runner:
         found = self.attempts.read()
         slots = max(0, self.executor.max_in_flight - len(still_open(found)))
         cells = [cell for cell in self.work.cells if self._failures[cell.id] < cell.study.max_failures]
-        tasks, exhausted = affordable(lacking(cells, found, self.work.seed), found)
+        tasks, exhausted = affordable(lacking(cells, found, self.work.seed), found) if slots else ([], ())
         for name in exhausted:
             self._say_once(f"study {name}: its budget of node-hours allows no further attempt")
-        if ready or tasks[:slots]:
+        if ready or tasks:
             self._check_code()
         for task in tasks[:slots]:
             planned = self.work.planned(task.cell, task.repeat)

@@ -94,18 +94,17 @@ def lacking(cells: Sequence[Cell], records: Sequence[Record], seed: int) -> list
 
 
 def affordable(tasks: Sequence[Task], records: Sequence[Record]) -> tuple[list[Task], tuple[str, ...]]:
-    """The tasks that fit the budgets of their studies one after another, and the names of studies where some do not."""
+    """The tasks that fit the budgets of their studies one after another, and the names of studies where none does."""
     now = datetime.now(UTC)
     left = {task.cell.study.name: _budget_left(task.cell.study, records, now) for task in tasks}
-    chosen, exhausted = [], []
+    chosen = []
     for task in tasks:
         name, cost = task.cell.study.name, expected_node_hours(task.cell, records)
         if cost <= left[name]:
             left[name] -= cost
             chosen.append(task)
-        elif name not in exhausted:
-            exhausted.append(name)
-    return chosen, tuple(exhausted)
+    served = {task.cell.study.name for task in chosen}
+    return chosen, tuple(sorted(set(left) - served))
 
 
 def _budget_left(study: Study, records: Sequence[Record], now: datetime) -> float:
@@ -136,9 +135,10 @@ def expected_node_hours(cell: Cell, records: Sequence[Record]) -> float:
 def _expected_s(cell_id: str, study: Study, records: Sequence[Record]) -> float:
     own = [record for record in records if record.cell_id == cell_id]
     now = datetime.now(UTC)
-    done = [attempt_node_hours(record, now) for record in own if record.source == MEASURED and record.state == DONE]
-    if known := [hours for hours in done if hours is not None]:
-        return statistics.median(known) * SECONDS_PER_HOUR / (own[0].nodes or 1)
+    done = [record for record in own if record.source == MEASURED and record.state == DONE]
+    hours = [(attempt_node_hours(record, now), record.nodes or 1) for record in done]
+    if known := [used * SECONDS_PER_HOUR / nodes for used, nodes in hours if used is not None]:
+        return statistics.median(known)
     predicted = [record.wall_s for record in own if record.source == PREDICTED and record.wall_s is not None]
     return min(predicted[0], study.time_out_s) if predicted else study.time_out_s
 

@@ -244,6 +244,22 @@ def test_changed_code_stops_the_campaign_by_name(campaign):
     assert campaign.attempts.read() == ()
 
 
+def test_a_spent_budget_ends_the_campaign_and_says_so(tmp_path):
+    study = weak(ranks=(1,), repeats=6, node_hours=0.05, time_out_s=60.0)
+    campaign = Campaign(tmp_path, resolve_cells(study, data()), lambda record: "sleep 0.1;" + GOOD)
+    measure = work_for(campaign.cells).measure
+
+    def long_one(cell, record, folder):
+        return dataclasses.replace(measure(cell, record, folder), started_at="2026-11-20T10:00:00+00:00",
+                                   ended_at="2026-11-20T10:01:00+00:00")  # fmt: skip
+
+    standing = campaign.runner(measure=long_one).run()
+    assert not standing.is_complete
+    assert standing.exhausted == ("w",)
+    assert campaign.states() == [DONE] * 3  # a minute each of 0.05 hours
+    assert campaign.said == ["study w: its budget of node-hours allows no further attempt"]
+
+
 # Files
 
 

@@ -7,7 +7,8 @@ import sys
 def test_no_module_of_studies_and_reports_imports_torch():
     program = (
         "import importlib, pkgutil, sys\n"
-        "import reports, scaling_studies, janus.cli.study_run, janus.cli.report\n"
+        "import reports, scaling_studies, janus.cli.report\n"
+        "import janus.cli.study_run, janus.cli.study_status, janus.cli.study_index\n"
         "for package in (scaling_studies, reports):\n"
         "    for module in pkgutil.iter_modules(package.__path__):\n"
         "        importlib.import_module(f'{package.__name__}.{module.name}')\n"
