@@ -328,10 +328,11 @@ def _of_tables(values: Mapping[str, Any]) -> Declaration:
 
 
 def _study(table: Mapping[str, Any]) -> Study:
-    try:
-        return from_mapping(Study, table)
-    except TypeError as error:
-        raise UserError(f"study {table.get('name', '(no name)')!r} is incomplete: {error}") from None
+    required = [entry.name for entry in dataclasses.fields(Study) if entry.default is dataclasses.MISSING]
+    if missing := [name for name in required if name not in table]:
+        name = table.get("name", "(no name)")
+        raise UserError(f"study {name!r} does not set {' and '.join(missing)}: add it to its [[study]] table")
+    return from_mapping(Study, table)
 
 
 def _run_recipe(path: Path) -> dict[str, Any]:

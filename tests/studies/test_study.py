@@ -181,3 +181,10 @@ def test_studies_take_the_transport_of_the_executor_unless_they_name_one():
 def test_the_quick_campaign_stays_within_twice_the_cores(num_cores, ranks):
     for study in quick_declaration(num_cores).studies:
         assert study.ranks == ranks
+
+
+def test_what_a_study_does_not_set_is_named(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text('[[study]]\nname = "weak"\nmode = "weak"\nstructures_per_rank = 2\n')
+    with pytest.raises(UserError, match="study 'weak' does not set question and ranks"):
+        read_declaration(path)
