@@ -328,11 +328,13 @@ def _of_tables(values: Mapping[str, Any]) -> Declaration:
 
 
 def _study(table: Mapping[str, Any]) -> Study:
-    required = [entry.name for entry in dataclasses.fields(Study) if entry.default is dataclasses.MISSING]
-    if missing := [name for name in required if name not in table]:
+    try:
+        return from_mapping(Study, table)
+    except TypeError:
+        required = [entry.name for entry in dataclasses.fields(Study) if entry.default is dataclasses.MISSING]
+        missing = [name for name in required if name not in table]
         name = table.get("name", "(no name)")
-        raise UserError(f"study {name!r} does not set {' and '.join(missing)}: add it to its [[study]] table")
-    return from_mapping(Study, table)
+        raise UserError(f"study {name!r} does not set {' and '.join(missing)}: add it to its [[study]] table") from None
 
 
 def _run_recipe(path: Path) -> dict[str, Any]:

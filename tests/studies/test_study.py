@@ -101,7 +101,7 @@ def test_a_campaign_file_reads_back_equal(tmp_path):
     ("text", "words"),
     [
         ("name = 'x'", r"\[\[study\]\]"),
-        ("[[study]]\nname='x'", "incomplete"),
+        ("[[study]]\nname='x'", "does not set question and mode and ranks"),
         ("[[study]]\nname='x'\nmodde='weak'", "did you mean 'mode'"),
         ("study = []", "no study"),
         ("[[study]\n", "not valid TOML"),
