@@ -110,10 +110,7 @@ def attempt(study: Path, tag: str, executor: SlurmExecutor, **changes: Any) -> A
             "12_4|OUT_OF_MEMORY|OutOfMemory|n1",
             JobStatus(state=ENDED, outcome=OOM, reason="out of memory", nodes="n1"),
         ),  # manual
-        (
-            "12_4|DEADLINE|DeadLine|n1",
-            JobStatus(state=ENDED, outcome=TIMEOUT, reason="deadline of the job", nodes="n1"),
-        ),
+        ("12_4|DEADLINE|DeadLine|", JobStatus(state=ENDED, outcome=TIMEOUT, reason="deadline of the job")),
         (
             "12_4|BOOT_FAIL|None|n1",
             JobStatus(state=ENDED, outcome=FAILED, reason="a node did not boot", nodes="n1"),
