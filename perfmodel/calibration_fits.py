@@ -27,17 +27,20 @@ class Fit:
     quality: float
 
 
-def fit_costs(columns: Floats, seconds: Floats) -> Fit:
-    """Non-negative c minimising the relative residuals of columns [n,k] @ c against seconds [n] (> 0).
+def fit_costs(columns: Floats, seconds: Floats, least: Sequence[float] | None = None) -> Fit:
+    """c, each at ``least`` [k] or more (default 0), minimising the relative residuals of columns [n,k] @ c against
+    seconds [n] (> 0).
 
-    The best of all subsets of columns whose plain least-squares solution is positive: exact for the few columns here.
+    The best of all subsets of columns whose plain least-squares solution is above the least: exact for the few columns
+    here.
     """
     columns, seconds = np.asarray(columns, dtype=float), np.asarray(seconds, dtype=float)
     assert columns.ndim == 2, f"columns of shape {columns.shape}"
     assert len(columns) == len(seconds), f"{len(columns)} rows of columns, {len(seconds)} timings"
     assert (seconds > 0).all(), f"timings must be above 0, smallest {seconds.min()}"
-    target = np.ones(len(seconds))
+    floor = np.zeros(columns.shape[1]) if least is None else np.asarray(least, dtype=float)
     weighted = columns / seconds[:, None]
+    target = 1.0 - weighted @ floor
     scale = np.maximum(np.abs(weighted).max(axis=0), np.finfo(float).tiny)
     weighted = weighted / scale
     num_columns = columns.shape[1]
@@ -51,7 +54,7 @@ def fit_costs(columns: Floats, seconds: Floats) -> Fit:
                 best = np.zeros(num_columns)
                 best[list(chosen)], best_residual = solution, residual
     quality = float(np.median(np.abs(weighted @ best - target)))
-    return Fit(coefficients=best / scale, quality=quality)
+    return Fit(coefficients=floor + best / scale, quality=quality)
 
 
 def quiet_s(seconds: Sequence[float] | Floats) -> float:

@@ -38,6 +38,7 @@ from perfmodel.products import PHASES
 from perfmodel.workload import ITEM_BYTES, Counts, parameter_tensors
 
 MANY_PAGES, ENOUGH = 1000, 8  # what tells two repeats apart, and how many such pairs give a slope
+LEAST_STRETCH = 0.5  # assumed: kernels take at least this part of their time alone; a noisy host may say they are free
 LEAST_OF_TOUCH = 0.25  # of a first touch alone: what a page costs in a step at the least
 PAGE_BYTES = 4096  # of the operating system, as the calibration counts faults
 COLUMNS = ("products", "operators", "plain_bytes", "launches", "grouped_calls", "batches")
@@ -197,8 +198,9 @@ def _fit(
     without = np.maximum(seconds - pages * page_s, 0.2 * seconds).reshape(-1)
     if together:
         columns = np.concatenate([columns[:, :2].sum(axis=1, keepdims=True), columns[:, 2:]], axis=1)
+    least = [LEAST_STRETCH if column < 1 + (not together) else 0.0 for column in range(columns.shape[1])]
     kept = float(sum(kept.sum() for _, kept in made))
-    return fit_costs(columns, without), rate_of(float(pages.sum()) * page_s / kept if kept else 0.0)
+    return fit_costs(columns, without, least), rate_of(float(pages.sum()) * page_s / kept if kept else 0.0)
 
 
 def crowding(samples: Sequence[StepSample], rates: Rates, dtype: str) -> tuple[float, float]:

@@ -161,6 +161,18 @@ def test_costs_are_found_and_never_negative():
     assert (pulled.coefficients >= 0).all()
 
 
+def test_a_cost_is_never_fitted_below_its_least():
+    columns = np.random.default_rng(5).uniform(0.5, 2.0, (30, 3))
+    seconds = columns @ np.array([0.1, 1.0, 0.5])
+    fit = fit_costs(columns, seconds, least=[0.5, 0.0, 0.0])
+    assert fit.coefficients[0] == pytest.approx(0.5)
+    assert (fit.coefficients[1:] >= 0).all()
+    assert 0 < fit.quality < 0.2
+    assert fit_costs(columns, columns @ np.array([0.7, 1.0, 0.5]), [0.5, 0, 0]).coefficients == pytest.approx(
+        [0.7, 1, 0.5]
+    )
+
+
 def test_fit_does_not_depend_on_the_unit_of_a_column():
     columns = np.array([[1e9, 1.0], [5e9, 1.0], [2e10, 1.0]])
     fit = fit_costs(columns, columns @ np.array([1e-11, 1e-3]))
