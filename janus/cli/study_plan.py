@@ -119,7 +119,7 @@ def _columns(study: PlannedStudy) -> dict[str, Callable[[PlannedPoint], str]]:
         columns["unit: s,g,e"] = _degrees
     columns["batch"] = lambda point: f"{point.structures:,}"
     columns["step"] = lambda point: _duration(point.step_s)
-    columns["memory/rank"] = _memory
+    columns["GB of limit"] = _memory
     columns["job"] = lambda point: _duration(point.job_s)
     columns["jobs"] = lambda point: str(point.repeats)
     columns["node-h"] = lambda point: f"{'' if point.job_s is not None else '<= '}{point.node_hours:,.3g}"
@@ -133,9 +133,9 @@ def _degrees(point: PlannedPoint) -> str:
 
 
 def _memory(point: PlannedPoint) -> str:
-    """Predicted, of what a rank may use."""
+    """Predicted memory of a rank, of what it may use."""
     used = "n/a" if point.memory_bytes is None else f"{point.memory_bytes / 1e9:.3g}"
-    return f"{used} of {point.memory_limit_bytes / 1e9:.3g} GB"
+    return f"{used} of {point.memory_limit_bytes / 1e9:.3g}"
 
 
 def _duration(seconds: float | None) -> str:
