@@ -72,7 +72,7 @@ def _work_reason(cell: Cell, step: Mapping[str, Any]) -> str:
         return f"step {step['step']} reports {len(step['ranks'])} ranks, the cell has {cell.ranks}"
     tolerance = cell.study.work_tolerance
     for work, plan in zip(found, planned, strict=True):
-        if abs(work - plan) > tolerance * plan:
+        if not abs(work - plan) <= tolerance * plan:  # so that a work that is no number does not pass
             return (
                 f"work of a rank in step {step['step']} is {work}, planned {plan}: "
                 f"not constant within {100 * tolerance:g} %"

@@ -32,7 +32,7 @@ from scaling_studies.records import (
     RUNNING,
     SUBMITTED,
     Record,
-    from_json,
+    read_record,
     to_json,
 )
 
@@ -189,8 +189,6 @@ def make_folder(path: Path) -> None:
 def _read(path: Path) -> Record | str:
     """The record, or why there is none."""
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return read_record(path)
     except UserError as error:
         return str(error)
-    except (OSError, UnicodeDecodeError) as error:
-        return f"cannot be read ({error})"

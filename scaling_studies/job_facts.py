@@ -96,7 +96,8 @@ def read_facts(path: Path) -> dict[str, Any] | None:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return facts if isinstance(facts, dict) and facts.get("schema") == SCHEMA else None
+    is_whole = isinstance(facts, dict) and facts.get("schema") == SCHEMA and isinstance(facts.get("utc"), str)
+    return facts if is_whole else None
 
 
 def _json(facts: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ from scaling_studies.attempt_files import (
 from scaling_studies.cells import Cell
 from scaling_studies.limits import ceilings_of, devices_used, peak_of
 from scaling_studies.predicted import cell_work, expert_rows, phase_workload
-from scaling_studies.records import DONE, INVALID, Ceiling, Peak, RankTimes, Record
+from scaling_studies.records import DONE, INVALID, JOB_SECONDS, Ceiling, Peak, RankTimes, Record, from_json, to_json
 from scaling_studies.statistics import trend
 
 __all__ = ["Host", "UnreadableRun", "measured_record", "read_run"]
@@ -74,9 +74,15 @@ def measured_record(cell: Cell, attempt: Record, folder: Path, host: Host) -> Re
     """
     files = read_attempt(folder)
     try:
-        return _record(cell, attempt, files, folder, host)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        record = _record(cell, attempt, files, folder, host)
+        text = to_json(record)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UnreadableRun(f"the run's files lack what a record needs ({error!r})") from None
+    try:
+        from_json(text)  # a record that could not be read back would be lost
+    except UserError as error:
+        raise UnreadableRun(f"the run's files hold what a record cannot ({error})") from None
+    return record
 
 
 def _record(cell: Cell, attempt: Record, files: AttemptFiles, folder: Path, host: Host) -> Record:
@@ -190,7 +196,7 @@ def _facts(cell: Cell, files: AttemptFiles, step_s: Sequence[float]) -> dict[str
         how = "" if found.p_value is None else f" (Spearman {found.correlation:.2f}, p {found.p_value:.2g})"
         facts["steps after warm-up"] = f"{found.words}{how}"
     if (job_s := job_seconds(files.begin, files.end)) is not None:
-        facts["job_s"] = job_s
+        facts[JOB_SECONDS] = job_s
     if shift_s := clock_shift_s(files.begin, files.end):
         facts["clock"] = f"the host's clock was set by {shift_s:+.1f} s during the job; durations do not depend on it"
     return facts

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from scaling_studies.records import DONE, MEASURED, OPEN_STATES, PREDICTED, RUNNING, Record
+from scaling_studies.records import DONE, JOB_SECONDS, MEASURED, OPEN_STATES, PREDICTED, RUNNING, Record
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -81,7 +81,9 @@ def attempt_node_hours(record: Record, now: datetime) -> float | None:
     """
     if record.started_at is None:
         return 0.0 if record.ended_at is None and record.state != DONE else _of_wall(record)
-    duration_s = seconds_between(record.started_at, record.ended_at or (now if record.state == RUNNING else None))
+    duration_s = record.facts.get(JOB_SECONDS)  # by a clock that cannot be set
+    if not isinstance(duration_s, int | float):
+        duration_s = seconds_between(record.started_at, record.ended_at or (now if record.state == RUNNING else None))
     if duration_s is None or record.nodes is None:
         return None
     return record.nodes * duration_s / SECONDS_PER_HOUR
@@ -121,7 +123,7 @@ def _point(own: Sequence[Record], now: datetime, wanted: int | None) -> PointPro
     hours = [attempt_node_hours(record, now) for record in attempts]
     states = Counter(record.state for record in attempts)
     failures = [record for record in attempts if record.state not in (DONE, *OPEN_STATES)]
-    failures.sort(key=lambda record: (record.ended_at or "", record.attempt))
+    failures.sort(key=lambda record: (_last_known_time(record), record.attempt))
     return PointProgress(
         study=first.study, mode=first.mode, scaled=first.scaled, x=first.x, ranks=first.ranks, cell_id=first.cell_id,
         good=states[DONE], wanted=max(record.repeats_planned for record in own) if wanted is None else wanted,
@@ -129,6 +131,11 @@ def _point(own: Sequence[Record], now: datetime, wanted: int | None) -> PointPro
         node_hours=sum(value for value in hours if value is not None), untimed=hours.count(None),
         last_failure=f"{failures[-1].state}: {failures[-1].reason}" if failures else "",
     )  # fmt: skip
+
+
+def _last_known_time(record: Record) -> str:
+    """When an attempt ended; of one that left no end, when it was last heard of."""
+    return record.ended_at or record.started_at or record.submitted_at or ""
 
 
 def _open(record: Record, now: datetime) -> OpenAttempt:

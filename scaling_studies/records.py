@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,10 @@ STATES = OPEN_STATES + FINAL_STATES
 SCALED = ("ranks", "structures_per_rank")  # what a study scales: throughput studies scale the second
 RECORD_FOLDER = "records"
 MEMORY_LIMIT = "memory limit of a rank, bytes"  # key among the facts of a prediction
+JOB_SECONDS = "job_s"  # key among the facts of an attempt: how long its job's script ran, launcher included
+JSON_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "dict": (dict,), "tuple": (list,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +239,7 @@ def to_json(record: Record) -> str:
 def from_json(text: str) -> Record:
     """The record written by ``to_json``. Raises UserError when truncated, of a foreign schema or with wrong fields."""
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise UserError(f"not a complete JSON document ({error})") from None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
@@ -243,10 +248,28 @@ def from_json(text: str) -> Record:
     known = {entry.name for entry in dataclasses.fields(Record)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"unknown fields {', '.join(unknown)}")
+    _check_kinds(values)
     try:
         return Record(**_typed(values))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise UserError(f"a field is missing or of the wrong type ({error})") from None
+
+
+def _refuse_constant(word: str) -> None:
+    """NaN and infinity, which this program never writes."""
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _check_kinds(values: Mapping[str, Any]) -> None:
+    """Raise UserError for the first field that JSON holds in another kind than its annotation says."""
+    for entry in dataclasses.fields(Record):
+        value, annotation = values.get(entry.name, ""), str(entry.type)
+        if entry.name not in values or (value is None and annotation.endswith("| None")):
+            continue
+        word = re.split(r"\W", annotation)[0]
+        kinds = JSON_KINDS.get(word, (dict,))  # a dataclass is an object
+        if not isinstance(value, kinds) or (isinstance(value, bool) and word != "bool"):
+            raise UserError(f"field {entry.name} is {str(value)[:40]!r}: it must be of type {annotation}")
 
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:
@@ -279,17 +302,28 @@ def write_record(folder: Path, record: Record) -> Path:
     return path
 
 
+def read_record(path: Path) -> Record:
+    """The record of one file. Raises UserError for one that cannot be read, or that holds the record of another file:
+    a copy would count twice.
+    """
+    try:
+        record = from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read ({error})") from None
+    if record.file_name != path.name:
+        raise UserError(f"it holds what belongs into {record.file_name}, and a copy would count twice: move it away")
+    return record
+
+
 def read_folder(folder: Path) -> RecordFolder:
     """All records of a folder, sorted by name; unreadable files are listed, not dropped. A missing folder is empty."""
     records: list[Record] = []
     refused: list[tuple[str, str]] = []
     for path in sorted(folder.glob("*.json")):
         try:
-            records.append(from_json(path.read_text(encoding="utf-8")))
+            records.append(read_record(path))
         except UserError as error:
             refused.append((path.name, str(error)))
-        except (OSError, UnicodeDecodeError) as error:
-            refused.append((path.name, f"cannot be read ({error})"))
     return RecordFolder(records=tuple(records), refused=tuple(refused))
 
 

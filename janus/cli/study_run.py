@@ -121,6 +121,7 @@ def _prepared(
 
     attempts = Attempts(options.out)
     _refuse_other_results(attempts, campaign.cells)
+    _refuse_other_frame(attempts, campaign.cells, machine)
     stage("predicting")
     predictions = predicted_records(campaign.cells, machine)
     executor = campaign.declaration.executor
@@ -156,6 +157,28 @@ def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
             f"{attempts.folder} holds results of another declaration or other data ({where}, cell {record.cell_id}): "
             "use a new --out so that nothing is mixed"
         )
+
+
+def _refuse_other_frame(attempts: Attempts, cells: Sequence[Cell], machine: Machine) -> None:
+    """Raise UserError when attempts at these cells were made on another machine, or refer to another base point."""
+    from scaling_studies.records import MEASURED
+
+    cell_of = {cell.id: cell for cell in cells}
+    for record in attempts.read():
+        if record.source != MEASURED or (cell := cell_of.get(record.cell_id)) is None:
+            continue
+        study = cell.study
+        if record.base_x != study.base:
+            raise UserError(
+                f"study {study.name} has efficiencies that refer to {study.scaled} = {record.base_x:,g} in "
+                f"{attempts.folder} and to {study.base:,} in the declaration: set base_{study.scaled} = "
+                f"{record.base_x:g}, or use a new --out"
+            )
+        if record.machine != machine.name:
+            raise UserError(
+                f"{attempts.folder} holds times of machine {record.machine!r} and --machine is {machine.name!r}: they "
+                "are not comparable, so use a new --out, or the machine file of before"
+            )
 
 
 def _write_predictions(attempts: Attempts, predictions: Sequence[Record]) -> None:

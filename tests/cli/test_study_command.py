@@ -9,7 +9,7 @@ import pytest
 
 from janus.cli.main import main
 from scaling_studies.lease import only_runner
-from scaling_studies.records import DONE, PREDICTED, RECORD_FOLDER, read_folder, write_record
+from scaling_studies.records import DONE, PREDICTED, RECORD_FOLDER, from_json, read_folder, write_record
 from tests.host_machine import write_host
 from tests.record_sets import prediction
 
@@ -119,7 +119,8 @@ def test_results_of_other_code_are_refused_with_both_versions(inputs, finished, 
     for path in (tmp_path / "out" / RECORD_FOLDER).glob("*attempt*.json"):
         record = json.loads(path.read_text())
         record["cell_id"], record["provenance"]["code_version"] = "0" * 12, "0.0.1+older"
-        path.write_text(json.dumps(record))
+        path.unlink()
+        (path.parent / from_json(json.dumps(record)).file_name).write_text(json.dumps(record))
     assert main(words(inputs, tmp_path / "out")) == 2
     error = capsys.readouterr().err
     assert "study weak at ranks = 1 was measured with code 0.0.1+older and the code is 0.1.0+" in error
@@ -133,6 +134,24 @@ def test_other_data_in_the_same_folder_is_refused_and_nothing_is_lost(inputs, fi
     other = [str(tmp_path / "other.store") if "few.store" in word else word for word in words(inputs, finished)]
     assert main(other) == 2
     assert "use a new --out" in capsys.readouterr().err
+    assert read_folder(finished / RECORD_FOLDER) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words_of_it"),
+    [("study.toml", "repeats = 1", "repeats = 1\nbase_ranks = 2", "set base_ranks = 1, or use a new --out"),
+     ("machine.toml", 'name = "', 'name = "other-', "holds times of machine")],
+    ids=["base", "machine"],
+)  # fmt: skip
+def test_another_base_or_machine_in_the_same_folder_is_refused_before_anything_changes(
+    inputs, finished, tmp_path, file, old, new, words_of_it, capsys
+):
+    text = (inputs / file).read_text()
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    assert (tmp_path / file).read_text() != text
+    before = read_folder(finished / RECORD_FOLDER)
+    assert main([str(tmp_path / file) if word.endswith(file) else word for word in words(inputs, finished)]) == 2
+    assert words_of_it in capsys.readouterr().err
     assert read_folder(finished / RECORD_FOLDER) == before
 
 

@@ -125,6 +125,10 @@ def _more_work(lines):
     lines[-1]["ranks"][0]["angles"] *= 2
 
 
+def _no_work(lines):
+    lines[-1]["ranks"][0]["edges"] = float("nan")
+
+
 def _no_time(lines):
     for entry in lines[-1]["ranks"]:
         entry["step_s"] = 0.0
@@ -159,6 +163,7 @@ BROKEN = [
     (change_run(world_size=1), "ran on 1 ranks, the cell has 2"),
     (change_steps(lambda lines: lines.pop()), "recorded 9 steps, the study asks for 10"),
     (change_steps(_more_work), "not constant within 1 %"),
+    (change_steps(_no_work), "work of a rank in step 9 is nan"),
     (change_steps(lambda lines: lines[-1]["ranks"].pop()), "step 9 reports 1 ranks, the cell has 2"),
     (change_steps(_break_loss), "loss of step 9 is not finite"),
     (change_steps(_no_time), "step 9 took 0, 0 s"),
@@ -170,6 +175,7 @@ BROKEN = [
     (_clock_set_back, "went backwards"),
     (lambda folder: (folder / "begin.json").unlink(), "provenance is missing: code_revision"),
     (lambda folder: (folder / "end.json").write_text("{"), "provenance is missing: end"),
+    (lambda folder: change_json(folder / "end.json", utc=17), "provenance is missing: end"),
 ]
 
 
@@ -235,6 +241,10 @@ def test_ranks_that_divide_a_batch_may_share_its_work_unevenly(tmp_path, host):
         (lambda folder: (folder / "run" / "steps.jsonl").write_text('{"step": 0}\n{"st'), "steps.jsonl cannot be read"),
         (lambda folder: (folder / "run" / "config.toml").unlink(), "config.toml"),
         (change_steps(lambda lines: lines[3].pop("ranks")), "lack what a record needs"),
+        (change_steps(lambda lines: lines[3]["ranks"][0]["phase_s"].update(FE=float("nan"))), "not JSON compliant"),
+        (change_run(peak_memory_bytes=[float("inf")]), "cannot convert float infinity"),
+        (change_run(layout={"unit": float("nan")}), "not JSON compliant"),
+        (lambda folder: change_json(folder / "begin.json", job_id=float("nan")), "not JSON compliant"),
     ],
 )
 def test_a_folder_that_gives_no_record_is_refused_by_reason(tmp_path, host, change, reason):

@@ -39,6 +39,8 @@ def test_the_last_failure_is_the_one_that_ended_last():
     early = record(attempt=2, state=FAILED, reason="early", **OPEN, **HALF_HOUR)
     late = record(attempt=1, state=INVALID, reason="late", **OPEN, **{**HALF_HOUR, "ended_at": "2026-11-23T11:00:00"})
     assert progress([late, early], now=NOW)[0].last_failure == "INVALID: late"
+    lost = record(attempt=3, state=FAILED, reason="job lost", **OPEN, submitted_at="2026-11-23T11:30:00+00:00")
+    assert progress([lost, late, early], now=NOW)[0].last_failure == "FAILED: job lost"
 
 
 @pytest.mark.parametrize(
@@ -48,10 +50,11 @@ def test_the_last_failure_is_the_one_that_ended_last():
         ({**HALF_HOUR, "ended_at": "2026-11-23T09:00:00+00:00"}, None),  # the clock went backwards
         ({**HALF_HOUR, "nodes": None}, None),
         ({**HALF_HOUR, "started_at": "yesterday"}, None),
+        ({**HALF_HOUR, "facts": {"job_s": 900.0}}, 1.0),  # the clock was set forward: the job's own clock was not
         ({"wall_s": 1800.0, "nodes": 2}, 1.0),  # no start on record: by the time of the process
         ({"state": FAILED, "reason": "never started", "step_s": (), "phase_s": {}}, 0.0),
     ],
-    ids=["ended", "backwards", "no nodes", "malformed", "wall", "never started"],
+    ids=["ended", "backwards", "no nodes", "malformed", "clock set", "wall", "never started"],
 )
 def test_node_hours_are_known_or_none(changes, node_hours):
     assert attempt_node_hours(record(**changes), NOW) == node_hours

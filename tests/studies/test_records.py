@@ -50,6 +50,14 @@ def test_a_truncated_file_is_refused_by_name_and_the_others_stay(tmp_path):
         ({"state": "UNKNOWN"}, "UNKNOWN"),
         ({"state": "FAILED"}, "without a reason"),
         ({"step_s": [], "phase_s": {}}, "without a step time"),
+        ({"facts": None}, "field facts is 'None'"),
+        ({"attempt": "1"}, "field attempt is '1': it must be of type int"),
+        ({"ranks": 2.0}, "of type int"),
+        ({"oversubscribed": 1}, "of type bool"),
+        ({"step_s": "0.1"}, "of type tuple"),
+        ({"peak": 5e10}, "of type Peak | None"),
+        ({"nodes": True}, "of type int | None"),
+        ({"model_flops": float("inf")}, "Infinity is no number"),
     ],
 )
 def test_a_foreign_or_wrong_record_is_refused_with_the_reason(change, words, tmp_path):
@@ -60,6 +68,15 @@ def test_a_foreign_or_wrong_record_is_refused_with_the_reason(change, words, tmp
     assert len(found.records) == 1
     assert found.refused[0][0] == "other.json"
     assert words in found.refused[0][1]
+
+
+def test_a_copy_of_a_record_does_not_count_twice(tmp_path):
+    path = write_record(tmp_path, record())
+    (tmp_path / "copy of it.json").write_text(path.read_text())
+    found = read_folder(tmp_path)
+    assert found.records == (record(),)
+    assert found.refused[0][0] == "copy of it.json"
+    assert f"belongs into {path.name}" in found.refused[0][1]
 
 
 def test_a_record_without_a_field_is_refused():
