@@ -46,8 +46,10 @@ def only_runner(folder: Path) -> Iterator[None]:
         since, pid = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
         json.dump({"host": platform.node(), "pid": pid, "start": start_ticks(pid), "since": since}, stream)
         stream.flush()
-        yield
-        stream.truncate(0)
+        try:
+            yield
+        finally:
+            stream.truncate(0)
 
 
 def holder(folder: Path) -> str:

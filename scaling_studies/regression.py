@@ -161,6 +161,8 @@ def _phase_changes(old: Sequence[Record], new: Sequence[Record]) -> tuple[PhaseC
     whole_s = statistics.median(job_step_s(job.step_s) for job in new)
     whole_s -= statistics.median(job_step_s(job.step_s) for job in old)
     olds, news = ([_job_phases(job) for job in jobs] for jobs in (old, new))
+    if not all((*olds, *news)):
+        return ()  # jobs without phases on record: nothing can be told apart
     changes = []
     for name in dict.fromkeys(name for phases in (*olds, *news) for name in phases):
         a, b = ([phases.get(name, 0.0) for phases in side] for side in (olds, news))

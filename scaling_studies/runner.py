@@ -107,6 +107,8 @@ class Runner:
         """One pass, for a runner that is started again and again: failures on record count, and doubts are settled."""
         for cell in self.work.cells:
             self._failures[cell.id] = consecutive_failures(cell, self.attempts.read())
+            if self._failures[cell.id] >= cell.study.max_failures:
+                self._say_left_alone(cell)
         now = self._one_pass()
         while self._doubts and not self._is_silent:
             time.sleep(self.executor.poll_s)
@@ -177,10 +179,13 @@ class Runner:
         self._failures[cell.id] += is_own_failure(final)
         self._say(f"{final.tag}: {final.state}: {final.reason}")
         if self._failures[cell.id] == cell.study.max_failures:
-            self._say(
-                f"{_point(cell)}: left alone after {cell.study.max_failures} failures in a row; the same command tries "
-                "it again"
-            )
+            self._say_left_alone(cell)
+
+    def _say_left_alone(self, cell: Cell) -> None:
+        self._say_once(
+            f"{_point(cell)}: left alone after {self._failures[cell.id]} failures in a row; a new call of 'run' tries "
+            "it again, one with --once does not"
+        )
 
     # What was planned and not submitted
 

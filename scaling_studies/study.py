@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import os
 import re
 import traceback
@@ -36,6 +37,7 @@ CLOCKS = {
     "mean_rank": STEP_CLOCK + "The time of a step is the mean over the ranks.",
 }
 LOCAL_POLL_S, SCHEDULER_POLL_S = 0.5, 30.0  # assumed: schedulers of shared machines ask for no more than that
+LONGEST_NAME = 100  # of a study: names of files and jobs are made of it
 SCHEDULER_IN_FLIGHT = 8  # assumed: what a queue takes from one user without complaint
 
 
@@ -49,7 +51,8 @@ class Study:
     base_ranks, base_structures_per_rank: the point that efficiencies refer to (default: the smallest).
     repeats: good attempts wanted per point, each a job of its own; seed: of their random order.
     stop_ci_percent: go on beyond ``repeats``, up to ``max_repeats``, until the 95 % interval of the point's median lies
-    within this many percent of it. max_failures: of one point in one call of ``run``, then it is left alone.
+    within this many percent of it. max_failures: of one point in a row and in one call of ``run``, then it is left
+    alone.
     node_hours: budget of the whole study, failed attempts included; None: no budget.
     clock: what the time of a step is, see ``CLOCKS``. warm_up_steps: recorded but not used; steps: those after them.
     unit, shard_degree, graph_degree, expert_degree: as in ``janus.layout``, the same at every point; replicas fill the
@@ -91,10 +94,14 @@ class Study:
 
     def __post_init__(self) -> None:
         for name in ("ranks", "structures_per_rank"):
-            if isinstance(getattr(self, name), list):  # as a Python file may well give them
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
-            raise UserError(f"study name {self.name!r} is not made of letters, digits, '-' and '_' alone: rename it")
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, int):  # lists, ranges, arrays, as a Python file gives them
+                object.__setattr__(self, name, tuple(operator.index(point) for point in value))
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", self.name) or len(self.name) > LONGEST_NAME:
+            raise UserError(
+                f"study name {self.name!r} is not made of letters, digits, '-' and '_' alone, '-' not first, "
+                f"{LONGEST_NAME} at most: rename it"
+            )
         if not self.question.strip():
             raise UserError(f"study {self.name} has no question: say in one sentence what it shall answer")
         for name, allowed in (("mode", ("weak", "strong", "throughput")), ("clock", tuple(CLOCKS)),
@@ -114,6 +121,10 @@ class Study:
         self._check_layout()
 
     def _check_limits(self) -> None:
+        for name in ("node_hours", "time_out_s", "stop_ci_percent"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"study {self.name} has {name} {value}: give a number, or leave it out")
         if self.node_hours is not None and not self.node_hours > 0:
             raise UserError(f"study {self.name} has node_hours {self.node_hours}: give a budget above 0, or none")
         if self.stop_ci_percent is None:
@@ -127,6 +138,8 @@ class Study:
             )
 
     def _check_points(self) -> None:
+        if isinstance(self.ranks, int):
+            raise UserError(f"study {self.name} has ranks {self.ranks}: give a list, [{self.ranks}]")
         if not self.ranks or any(ranks < 1 for ranks in self.ranks) or len(set(self.ranks)) != len(self.ranks):
             raise UserError(f"study {self.name} has ranks {list(self.ranks)}: list each point once, 1 or more")
         if self.mode == "throughput" and len(self.ranks) != 1:
@@ -270,8 +283,8 @@ class ExecutorSettings:
     def __post_init__(self) -> None:
         require_positive(self, "threads")
         for name in ("ranks_per_node", "gpus_per_node", "max_in_flight", "poll_s"):
-            if getattr(self, name) < 0:
-                raise UserError(f"executor.{name} is {getattr(self, name)}: it must be 0 or more")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"executor.{name} is {getattr(self, name)}: it must be a number, 0 or more")
         is_local = self.kind == "local"
         if not is_local and not self.ranks_per_node:
             raise UserError(f"executor.kind is {self.kind!r} without ranks_per_node: say how many ranks a node takes")
@@ -320,10 +333,12 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def _of_tables(values: Mapping[str, Any]) -> Declaration:
-    tables = values.get("study")
-    if not isinstance(tables, list) or not set(values) <= {"study", "executor"}:
+    tables: Any = values.get("study")
+    settings = values.get("executor", {})
+    is_wrong = not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in (*tables, settings))
+    if is_wrong or not set(values) <= {"study", "executor"}:
         raise UserError("a campaign holds [[study]] tables and at most an [executor] table: see docs/studies.md")
-    executor = from_mapping(ExecutorSettings, values.get("executor", {}), "executor")
+    executor = from_mapping(ExecutorSettings, settings, "executor")
     return Declaration(studies=tuple(_study(table) for table in tables), executor=executor)
 
 
@@ -356,13 +371,20 @@ def _run_recipe(path: Path) -> dict[str, Any]:
 def _of_recipe(names: Mapping[str, Any]) -> Declaration:
     declaration, studies = names.get("declaration"), names.get("studies")
     if isinstance(declaration, Declaration):
-        return declaration
+        return _of_right_types(declaration)
     if isinstance(studies, list | tuple) and all(isinstance(study, Study) for study in studies):
-        return Declaration(studies=tuple(studies))
+        return _of_right_types(Declaration(studies=tuple(studies)))
     raise UserError(
         "the file defines no campaign: set 'declaration' to a Declaration, or 'studies' to a list of Study "
         "(from scaling_studies.study)"
     )
+
+
+def _of_right_types(declaration: Declaration) -> Declaration:
+    """The same declaration, its values checked as those of a TOML file are: Python itself checks none."""
+    studies = tuple(_study(to_mapping(study)) for study in declaration.studies)
+    executor = from_mapping(ExecutorSettings, to_mapping(declaration.executor), "executor")
+    return Declaration(studies=studies, executor=executor)
 
 
 def write_declaration(folder: Path, declaration: Declaration) -> Path:

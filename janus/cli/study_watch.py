@@ -46,7 +46,8 @@ class View:
     @property
     def is_complete(self) -> bool:
         """Every point has what it wants and nothing is in flight."""
-        return all(row.is_complete and not row.in_flight for row in self.status.rows)
+        rows = self.status.rows  # none: 'run' has not yet written down its points
+        return bool(rows) and all(row.is_complete and not row.in_flight for row in rows)
 
 
 def main(arguments: list[str]) -> int:

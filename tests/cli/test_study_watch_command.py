@@ -66,6 +66,13 @@ def test_it_ends_by_itself_when_all_is_complete_with_the_page_written(study, tmp
     assert "<h1>Ours</h1>" in (tmp_path / "page.html").read_text()
 
 
+def test_a_campaign_that_has_not_written_its_points_is_not_complete(tmp_path):
+    write_declaration(tmp_path, Declaration(studies=(weak(name="weak"),)))
+    view = View(folder=tmp_path, status=read_status(tmp_path, ask=False), seen_at=datetime.now())
+    assert view.status.rows == ()
+    assert not view.is_complete
+
+
 def test_a_folder_without_a_campaign_and_a_hasty_look_are_one_sentence(tmp_path, study, capsys):
     assert main(["study", "watch", str(tmp_path)]) == 2
     assert main(["study", "watch", str(study), "--every", "0.1"]) == 2

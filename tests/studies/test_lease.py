@@ -8,7 +8,7 @@ import time
 import pytest
 
 from janus.errors import UserError
-from scaling_studies.lease import holder, only_runner
+from scaling_studies.lease import LEASE_FILE, holder, only_runner
 from tests.studies.test_runner import in_child
 
 
@@ -38,6 +38,13 @@ def test_the_lease_of_a_killed_runner_is_free(tmp_path):
     assert holder(tmp_path) == ""
     with only_runner(tmp_path):
         assert str(os.getpid()) in holder(tmp_path)
+
+
+def test_a_runner_that_ends_with_an_error_leaves_no_name(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        with only_runner(tmp_path):
+            raise KeyboardInterrupt
+    assert (tmp_path / LEASE_FILE).read_text() == ""  # on another host nobody could tell that it has died
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):

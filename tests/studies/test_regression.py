@@ -74,6 +74,14 @@ def test_a_phase_that_only_scatters_is_no_cause():
     assert next(phase for phase in point.phases if phase.phase == "sync").p_value > 0.01
 
 
+def test_jobs_without_phases_on_record_name_no_cause():
+    bare = [replace(job, phase_s={}) for job in jobs(0.1, 6)]
+    for old, new in ((bare, jobs(0.2, 6)), (jobs(0.2, 6), bare)):
+        point = one(compare_campaigns(old, new))
+        assert point.words in (MORE_TIME, LESS_TIME)
+        assert point.phases == point.causes == ()
+
+
 def test_few_jobs_say_nothing():
     old = jobs(0.1, 5)
     point = one(compare_campaigns(old, slower(old, "FE", 0.1)))

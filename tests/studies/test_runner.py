@@ -100,8 +100,11 @@ def test_passes_from_cron_count_failures_on_record(tmp_path):
     campaign = Campaign(tmp_path, program=lambda record: "exit 3")
     campaign.wait([FAILED] * len(CELLS) * CELLS[0].study.max_failures)
     for _ in range(5):
+        campaign.said.clear()
         campaign.runner().run_once()
     assert campaign.states() == [FAILED] * len(CELLS) * CELLS[0].study.max_failures
+    assert len(campaign.said) == len(CELLS)  # each pass says why nothing happens, and what would help
+    assert all("left alone after 3 failures in a row; a new call of 'run'" in line for line in campaign.said)
 
 
 def test_passes_from_cron_finish_a_campaign(campaign):

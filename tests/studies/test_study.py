@@ -1,5 +1,8 @@
 """Declarations: what is checked before anything runs, and files there and back."""
 
+import math
+
+import numpy as np
 import pytest
 
 from janus.errors import UserError
@@ -46,6 +49,11 @@ from tests.study_cases import strong, throughput, weak
         (weak, {"unit": 2, "ranks": (2, 4), "expert_degree": 2}, "has no experts"),
         (weak, {"unit": 2, "ranks": (2, 4), "layout": "planned"}, "degrees of its own"),
         (weak, {"name": "a b"}, "rename"),
+        (weak, {"name": "-w"}, "'-' not first"),
+        (weak, {"name": "w" * 101}, "100 at most"),
+        (weak, {"ranks": 4}, r"give a list, \[4\]"),
+        (weak, {"node_hours": math.inf}, "node_hours inf"),
+        (weak, {"time_out_s": math.inf}, "time_out_s inf"),
         (weak, {"question": " "}, "question"),
         (weak, {"mode": "diagonal"}, "'diagonal'"),
         (weak, {"model": "matris-tniy"}, "matris-tiny"),
@@ -84,6 +92,8 @@ def test_a_planned_layout_leaves_idle_ranks_to_the_planner():
 def test_lists_of_a_python_file_are_taken():
     assert weak(ranks=[1, 2]) == weak(ranks=(1, 2))
     assert throughput(structures_per_rank=[1, 2]).points == (1, 2)
+    assert weak(ranks=range(1, 3)) == weak(ranks=2 ** np.arange(2)) == weak()
+    assert all(type(ranks) is int for ranks in weak(ranks=2 ** np.arange(2)).ranks)
 
 
 def test_every_clock_is_defined_in_words():
@@ -105,6 +115,9 @@ def test_a_campaign_file_reads_back_equal(tmp_path):
         ("[[study]]\nname='x'\nmodde='weak'", "did you mean 'mode'"),
         ("study = []", "no study"),
         ("[[study]\n", "not valid TOML"),
+        ("study = [1]", r"\[\[study\]\] tables"),
+        ("study = []\nexecutor = 3", r"an \[executor\] table"),
+        ("[[study]]\nname='x'\nquestion='How?'\nmode='weak'\nranks=4", "ranks is 4: it must be a list"),
         ("study = []\n[executor]\nkind='cron'", "executor.kind is 'cron'"),
     ],
 )
@@ -139,6 +152,19 @@ def test_a_campaign_may_be_a_python_file(tmp_path):
         (["a"], "studies = (", "line 4: "),
         (["a"], "studies = 'weak'", "defines no campaign"),
         (["a", "a"], "", "each must be used once"),
+        (["a"], "import dataclasses; studies = [dataclasses.replace(studies[0], repeats=2.5)]", "repeats is 2.5"),
+        (
+            ["a"],
+            "import numpy; ranks = numpy.array([1.0, 2.0]); studies = [Study(name='b', question='How?', "
+            "mode='weak', ranks=ranks, structures_per_rank=1)]",
+            "line 4: TypeError",
+        ),
+        (
+            ["a"],
+            "from scaling_studies.study import ExecutorSettings\n"
+            "declaration = Declaration(studies=studies, executor=ExecutorSettings(kind='sge', ranks_per_node=1))",
+            "executor.kind is 'sge'",
+        ),
     ],
 )
 def test_a_mistake_in_a_python_file_is_one_sentence_with_its_line(names, more, words, tmp_path):
@@ -157,6 +183,8 @@ def test_a_mistake_in_a_python_file_is_one_sentence_with_its_line(names, more, w
         ({"kind": "flux", "ranks_per_node": 2, "arrays": True}, "slurm alone"),
         ({"threads": 0}, "threads is 0"),
         ({"poll_s": -1.0}, "executor.poll_s is -1.0"),
+        ({"poll_s": math.nan}, "executor.poll_s is nan"),
+        ({"poll_s": math.inf}, "executor.poll_s is inf"),
     ],
 )
 def test_wrong_executor_settings_are_refused(changes, words):
