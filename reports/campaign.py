@@ -10,7 +10,7 @@ from functools import cached_property
 
 from reports.points import StudyView, arrange
 from reports.training import TrainingRun
-from scaling_studies.records import MEASURED, OPEN_STATES, Record, RecordFolder
+from scaling_studies.records import MEASURED, OPEN_STATES, STUDY_PLACE, Record, RecordFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,9 @@ class Campaign:
 
     @cached_property
     def views(self) -> tuple[StudyView, ...]:
-        """Studies with their points, measured ones first."""
-        return arrange(self.records)
+        """Studies with their points, measured ones first, of one mode as they were declared or named."""
+        places = {record.study: record.facts[STUDY_PLACE] for record in self.records if STUDY_PLACE in record.facts}
+        return arrange(self.records, (*(self.declared or ()), *sorted(places, key=lambda name: places[name])))
 
     @property
     def measured_views(self) -> list[StudyView]:

@@ -105,6 +105,8 @@ def _rates(records: Sequence[Record], step_s: float) -> FlopRates:
         return replace(rates, note="FLOPs not known")
     if first.peak is None:
         return replace(rates, note="peak not known")
+    if first.peak.dtype != first.dtype:
+        return replace(rates, ceiling=None, note=f"withheld: peak in {first.peak.dtype}, run in {first.dtype}")
     if rates.is_impossible:
         return replace(rates, note="withheld: a rate above the peak")
     return rates

@@ -30,6 +30,7 @@ COMMUNICATION_CAUSES = (  # of a prediction, as perfmodel names them
 WAIT_CAUSE = "wait"
 CAUSE_NAMES = {WAIT_CAUSE: "waiting", "outside": "outside phases"}  # others as perfmodel names them
 MODE_ORDER = ("weak", "strong", "throughput")
+SAME_SCALED_WORK = 0.05  # assumed: relative difference up to which a study held constant what it says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,14 @@ class Point:
     def oversubscribed(self) -> bool:
         """More ranks than cores, by any attempt that ended."""
         return any(record.oversubscribed for record in (*self.jobs, *self.excluded))
+
+    @property
+    def model_flops(self) -> float | None:
+        """Model FLOPs of a step, median over the jobs, else of the prediction; None where not recorded."""
+        found = [job.model_flops for job in self.jobs if job.model_flops is not None]
+        if found:
+            return statistics.median(found)
+        return self.prediction.model_flops if self.prediction is not None else None
 
     @cached_property
     def job_values_s(self) -> tuple[float, ...]:
@@ -192,9 +201,9 @@ class StudyView:
     def efficiency_measured(self, point: Point, step_s: float | None = None) -> float | None:
         """Efficiency of a measured step time (default: the point's median) against the base point's median.
 
-        None where the two were timed by different clocks.
+        None where the two were timed by different clocks or did not do the work that the study says.
         """
-        if self.base is None or self.base.measured is None or point.measured is None or not self._one_clock(point):
+        if self.base is None or self.base.measured is None or point.measured is None or not self._is_comparable(point):
             return None
         own_s = point.measured.median if step_s is None else step_s
         return ratios.efficiency(self.mode, self.base.measured.median, self.base_x, own_s, point.x)
@@ -204,13 +213,32 @@ class StudyView:
         base_jobs = self.base.jobs if self.base is not None else ()
         return len({job.clock for job in (*base_jobs, *point.jobs)}) < 2
 
+    def work_against_base(self, point: Point) -> float | None:
+        """Model FLOPs of a point's step over those that the base point's work asks for here; None where not known.
+
+        1 where the study held constant what it says: work per rank (weak), in all (strong), per structure (throughput).
+        """
+        own = point.model_flops
+        base = self.base.model_flops if self.base is not None else None
+        if not own or not base:
+            return None
+        return own / (base if self.mode == "strong" else base * point.x / self.base_x)
+
+    def same_work(self, point: Point) -> bool:
+        """Whether the work of a point is what the base point and the mode of the study ask for, as far as is known."""
+        share = self.work_against_base(point)
+        return share is None or abs(share - 1) <= SAME_SCALED_WORK
+
+    def _is_comparable(self, point: Point) -> bool:
+        return self._one_clock(point) and self.same_work(point)
+
     @cached_property
     def _efficiency_intervals(self) -> dict[float, Interval | None]:
         base_s = self.base.job_values_s if self.base is not None else ()
         return {
             point.x: bootstrap_ratio(base_s, point.job_values_s, factor=self.ideal_s(point, 1.0))
             for point in self.points
-            if not point.is_base and self._one_clock(point)
+            if not point.is_base and self._is_comparable(point)
         }
 
     def efficiency_interval(self, point: Point) -> Interval | None:
@@ -224,19 +252,25 @@ class StudyView:
         """The same of predicted times, against the predicted base point."""
         if self.base is None or self.base.predicted_s is None or point.predicted_s is None:
             return None
+        if not self.same_work(point):
+            return None
         return ratios.efficiency(self.mode, self.base.predicted_s, self.base_x, point.predicted_s, point.x)
 
     def efficiency_bound(self, point: Point) -> float | None:
         """Upper bound of the predicted efficiency: this point without communication, the base as predicted."""
-        if self.base is None or self.base.predicted_s is None or point.bound_s is None:
+        if self.base is None or self.base.predicted_s is None or point.bound_s is None or not self.same_work(point):
             return None
         return ratios.efficiency(self.mode, self.base.predicted_s, self.base_x, point.bound_s, point.x)
 
 
-def arrange(records: Sequence[Record]) -> tuple[StudyView, ...]:
-    """Studies in order of first appearance, measured ones first. Raises UserError when points are ambiguous."""
+def arrange(records: Sequence[Record], order: Sequence[str] = ()) -> tuple[StudyView, ...]:
+    """Studies, measured ones first, then by mode, then in the order named, then by first appearance.
+
+    Raises UserError when points are ambiguous.
+    """
     views = []
-    for name in dict.fromkeys(record.study for record in records):
+    present = dict.fromkeys(record.study for record in records)
+    for name in dict.fromkeys((*(name for name in order if name in present), *present)):
         own = [record for record in records if record.study == name]
         for field in ("mode", "base_ranks", "scaled", "base_x"):
             if len({getattr(record, field) for record in own}) > 1:
@@ -286,6 +320,8 @@ def _share(record: Record, step_s: float) -> Share:
         return _no_share("peak not known")
     if record.model_flops is None:
         return _no_share("FLOPs not known")
+    if record.peak.dtype != record.dtype:
+        return _no_share(f"withheld: a run in {record.dtype} has no share of a peak in {record.peak.dtype}")
     try:
         percent = ratios.percent_of_peak(record.model_flops, step_s, record.peak)
     except UserError as error:

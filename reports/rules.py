@@ -17,7 +17,8 @@ from reports import document_checks, samples, wording
 from reports.campaign import Campaign
 from reports.document import Document
 from reports.points import Point, StudyView
-from reports.wording import count_of, seconds
+from reports.wording import count_of, listed, seconds
+from scaling_studies.records import Record
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
 
 State = Literal["kept", "flagged", "broken", "not applicable"]
@@ -41,6 +42,7 @@ TITLES = (
     "Plot what is needed; connect points only where a line has a meaning",
 )
 FIXED_FACTORS = ("model", "dtype", "machine", "layout", "executor", "nodes", "counts_per_rank")
+SHORTEST_LOOP = 0.9  # assumed: of its steps together, each by its slowest rank; a shorter loop contradicts them
 SUPERLINEAR = 1.05  # assumed: an efficiency this far above the ideal needs a reason
 SHOWN = 4  # places named in a piece of evidence before it counts the rest
 NOT_MEASURED = "nothing was measured that it could be about"
@@ -141,7 +143,7 @@ def _missing_jobs(found: _Findings, point: Point, damaged: Sequence[str]) -> Non
     numbers = samples.missing_attempts((*point.jobs, *point.excluded, *point.open))
     gone = [number for number in numbers if not any(f"{point.cell_id}-attempt{number:02d}" in name for name in damaged)]
     if gone:
-        where = f"{place(point)}, attempt {wording.listed(gone)}"
+        where = f"{place(point)}, attempt {listed(gone)}"
         found.add(BROKEN, "no record says what became of an attempt", where)
     if len(point.jobs) >= point.repeats_planned:
         return
@@ -192,8 +194,11 @@ def subsets_have_reasons(campaign: Campaign, document: Document | None = None) -
     left_out = [record for point in points for record in point.excluded]
     if document is not None and (unlisted := document_checks.unlisted_attempts(document, left_out)):
         found.add(BROKEN, "the report does not list what it leaves out", unlisted)
-    jobs = count_of(sum(len(point.jobs) for point in points), "job")
-    always = [f"{jobs} counted, {count_of(len(left_out), 'attempt')} left out and listed under Failures and exclusions"]
+    always = []
+    if campaign.measured_views:
+        jobs = count_of(sum(len(point.jobs) for point in points), "job")
+        left = f"{count_of(len(left_out), 'attempt')} left out"
+        always.append(f"{jobs} counted, {left}{' and listed under Failures and exclusions' if left_out else ''}")
     return found.verdict(2, always=always, applicable=bool(campaign.measured_views) or campaign.declared is not None)
 
 
@@ -312,6 +317,13 @@ def factors_documented(campaign: Campaign, document: Document | None = None) -> 
             shown = " and ".join(level if len(level) < 40 else f"{level[:40]}..." for level in levels)
             found.add(BROKEN, "jobs of one point differ in what should be the same", f"{place(point)}, {name}: {shown}")
         versions |= dict.fromkeys(str(job.provenance.get("code_version")) for job in point.jobs)
+    for view in campaign.views:
+        for point in view.points:
+            if not view.same_work(point):
+                times = f"{place(point)}, {view.work_against_base(point) or 0.0:.2f} times what the base point asks for"
+                found.add(BROKEN, "the work is not what a study of its mode holds constant (efficiency: n/a)", times)
+    if pairs := samples.overlapping(points):
+        found.add(FLAGGED, "jobs ran at the same time on the same hosts, so each may have slowed the other", pairs)
     if len(versions) > 1:
         found.add(FLAGGED, "jobs of several versions of the trainer", list(versions))
     always = []
@@ -336,11 +348,20 @@ def parallel_time_defined(campaign: Campaign, document: Document | None = None) 
             found.add(BROKEN, "several clocks in one study, so efficiencies between them are withheld (n/a)", view.name)
         if len({len(job.warm_up_step_s) for job in jobs}) > 1:
             found.add(BROKEN, "jobs of one study leave out different numbers of warm-up steps", view.name)
+        if short := [job.tag for job in jobs if _contradicts_its_steps(job)]:
+            found.add(BROKEN, "the loop is shorter than its steps, or the process than its loop", short)
         if blind := [job.tag for job in jobs if job.ranks > 1 and job.rank_times is None]:
             found.add(FLAGGED, "times of the single ranks are not on record", blind)
     always = [f"clock: {clock}" for clock in clocks if clock]
     always.append("a job counts with the median of its steps after warm-up, a point with the median of its jobs")
     return found.verdict(10, always=always, applicable=bool(clocks))
+
+
+def _contradicts_its_steps(job: Record) -> bool:
+    """Whether the loop took less time than the steps in it, or the whole process less than the loop."""
+    steps_s = sum(job.warm_up_step_s) + sum(job.step_s)
+    short_loop = job.loop_s is not None and job.loop_s < SHORTEST_LOOP * steps_s
+    return short_loop or (job.wall_s is not None and job.loop_s is not None and job.wall_s < job.loop_s)
 
 
 def bounds_shown(campaign: Campaign, document: Document | None = None) -> Verdict:
@@ -356,6 +377,9 @@ def bounds_shown(campaign: Campaign, document: Document | None = None) -> Verdic
                 if share.percent is None and share.peak is not None:
                     finding = f"{kind} FLOP rate above the peak, so a number is wrong and it is withheld (n/a)"
                     found.add(BROKEN, finding, place(point))
+            if odd := samples.foreign_peaks(point):
+                finding = "held against the peak of another dtype, so percent of peak is withheld (n/a)"
+                found.add(BROKEN, finding, f"{place(point)}, {listed(odd)}")
             ratio = view.efficiency_measured(point)
             if view.mode != "throughput" and ratio is not None and ratio > SUPERLINEAR:
                 found.add(FLAGGED, "efficiency above the ideal needs a reason", f"{place(point)}, {100 * ratio:.0f} %")
@@ -371,7 +395,7 @@ def lines_have_meaning(campaign: Campaign, document: Document | None = None) -> 
     found = _Findings()
     for view in campaign.views:
         records = [record for point in view.points for record in (*point.jobs, point.prediction) if record is not None]
-        for name, values in samples.differing(records, ("model", "dtype")).items():
+        for name, values in samples.differing(records, ("model", "dtype", "machine")).items():
             finding = f"one line would join points of different {name}"
             found.add(BROKEN, finding, f"{view.name}, {' and '.join(values)}")
         if gaps := _gaps(view):

@@ -137,6 +137,31 @@ def differs_in_peak(point: Point) -> bool:
     return len({(job.peak.flops_per_s, job.peak.dtype) if job.peak else None for job in point.jobs}) > 1
 
 
+def foreign_peaks(point: Point) -> list[str]:
+    """The dtypes of runs and predictions of a point that are held against the peak of another dtype, each once."""
+    records = [record for record in (*point.jobs, point.prediction) if record is not None]
+    dtypes = {(record.dtype, record.peak.dtype) for record in records if record.peak is not None}
+    return [f"{own} against {peak}" for own, peak in sorted(dtypes) if own != peak]
+
+
+def overlapping(points: Sequence[Point]) -> list[str]:
+    """Pairs of jobs of these points that ran at the same time on a host of both, as far as both are on record."""
+    spans: list[tuple[str, str, set[str], str]] = []
+    for job in (job for point in points for job in point.jobs):
+        hosts = job.provenance.get("node_list")
+        names = {hosts} if isinstance(hosts, str) else set(hosts) if isinstance(hosts, list | tuple) else set()
+        if job.started_at and job.ended_at:
+            spans.append((job.started_at, job.ended_at, names, job.tag))
+    spans.sort(key=lambda span: span[:2])
+    found: list[str] = []
+    running: list[tuple[str, str, set[str], str]] = []
+    for span in spans:
+        running = [other for other in running if other[1] > span[0]]
+        found += [f"{other[3]} and {span[3]}" for other in running if other[2] & span[2]]
+        running.append(span)
+    return found
+
+
 def provenance_gaps(jobs: Sequence[Record]) -> list[tuple[str, ...]]:
     """Required fields of provenance that each job lacks. Equal values are looked at once: placements are long."""
     known: dict[tuple[str, str], tuple[str, ...]] = {}

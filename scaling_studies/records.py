@@ -33,6 +33,7 @@ STATES = OPEN_STATES + FINAL_STATES
 SCALED = ("ranks", "structures_per_rank")  # what a study scales: throughput studies scale the second
 RECORD_FOLDER = "records"
 MEMORY_LIMIT = "memory limit of a rank, bytes"  # key among the facts of a prediction
+STUDY_PLACE = "place of the study"  # another one: which of the predicted studies was named first, second ...
 JOB_SECONDS = "job_s"  # key among the facts of an attempt: how long its job's script ran, launcher included
 JSON_KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "dict": (dict,), "tuple": (list,),

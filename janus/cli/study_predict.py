@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,12 +77,14 @@ def _refuse_measured(folder: Path) -> None:
 
 def _write(folder: Path, records: Sequence[Record]) -> None:
     """Write the records; those of an earlier prediction go."""
-    from scaling_studies.records import RECORD_FOLDER, read_folder, write_record
+    from scaling_studies.records import RECORD_FOLDER, STUDY_PLACE, read_folder, write_record
 
     place = folder / RECORD_FOLDER
     before = {record.file_name for record in read_folder(place).records}
+    studies = list(dict.fromkeys(record.study for record in records))
     for record in records:
-        write_record(place, record)
+        facts = {**record.facts, STUDY_PLACE: studies.index(record.study)}
+        write_record(place, dataclasses.replace(record, facts=facts))
     for old in before - {record.file_name for record in records}:
         (place / old).unlink()
 

@@ -9,7 +9,7 @@ from janus.cli.main import main
 from janus.cli.study_data import resolve_campaign
 from janus.data.store import StructureStore
 from perfmodel.machine import load_machine, machine_path
-from scaling_studies.records import PREDICTED, RECORD_FOLDER, Record, read_folder, write_record
+from scaling_studies.records import PREDICTED, RECORD_FOLDER, STUDY_PLACE, Record, read_folder, write_record
 from scaling_studies.study import Declaration
 from tests.host_machine import write_host
 from tests.study_cases import strong, weak
@@ -126,7 +126,7 @@ def test_a_predicted_campaign_is_a_folder_of_records(tmp_path, capsys):
     points = json.loads(capsys.readouterr().out)["points"]
     records = read_folder(out / RECORD_FOLDER).records
     assert len(records) == len(points)
-    assert {record.study for record in records} == {"cnis-weak", "cnis-strong"}
+    assert {(record.study, record.facts[STUDY_PLACE]) for record in records} == {("cnis-weak", 0), ("cnis-strong", 1)}
     assert {point["source"] for point in points} == {PREDICTED}
     for mode in ("weak", "strong"):
         line = [point for point in points if point["mode"] == mode]

@@ -65,6 +65,7 @@ def stretched(entry: Record, factor: float) -> Record:
     return replace(
         entry, step_s=tuple(factor * value for value in entry.step_s),
         phase_s={name: tuple(factor * value for value in values) for name, values in entry.phase_s.items()},
+        loop_s=factor * (entry.loop_s or 0.0), wall_s=factor * (entry.wall_s or 0.0),
     )  # fmt: skip
 
 
@@ -145,7 +146,7 @@ def heavy_tail() -> Campaign:
     """Rule 8: one step in five takes three times as long; the median does not notice."""
 
     def tailed(entry: Record) -> Record:
-        return replace(entry, step_s=(*entry.step_s[:4], 3 * entry.step_s[4]))
+        return replace(entry, step_s=(*entry.step_s[:4], 3 * entry.step_s[4]), loop_s=1.5, wall_s=4.0)
 
     return campaign_of(changed(lambda entry: entry.ranks == 4, tailed))
 
@@ -162,6 +163,25 @@ def provenance_lost() -> Campaign:
 def factor_changed() -> Campaign:
     """Rule 9: some jobs of a point ran on another machine."""
     return with_fields(lambda entry: entry.ranks == 2 and entry.attempt > 3, machine="another host")
+
+
+def shrinking_work() -> Campaign:
+    """Rule 9: a weak study whose ranks have less to do at the largest point, so that it seems to scale."""
+    return campaign_of([replace(entry, model_flops=2e9) if entry.ranks == 4 else entry for entry in clean_records()])
+
+
+def at_the_same_time() -> Campaign:
+    """Rule 9: two jobs shared the host."""
+
+    def long(entry: Record) -> Record:
+        return replace(entry, ended_at="2026-11-20T10:02:30+00:00") if entry.attempt == 1 else entry
+
+    return campaign_of(changed(lambda entry: True, long))
+
+
+def loop_too_short() -> Campaign:
+    """Rule 10: a training loop shorter than its steps, which would raise the rate over the loop."""
+    return with_fields(lambda entry: entry.ranks == 4 and entry.attempt == 2, loop_s=0.2)
 
 
 def two_clocks() -> Campaign:
@@ -183,6 +203,12 @@ def above_the_peak() -> Campaign:
     """Rule 11: more FLOP/s than the peak has: a wrong peak."""
     wrong = Peak(flops_per_s=1e9, name="wrong peak", dtype="float32", source="a typing error")
     return with_fields(lambda entry: entry.ranks == 4, peak=wrong)
+
+
+def peak_of_another_dtype() -> Campaign:
+    """Rule 11: a run in float32 held against the lower peak of float64."""
+    other = Peak(flops_per_s=25e9, name="matrix product, float64", dtype="float64", source="janus calibrate")
+    return with_fields(lambda entry: entry.ranks == 4, peak=other)
 
 
 def mixed_models() -> Campaign:
@@ -221,10 +247,19 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (8, heavy_tail, "flagged", "the median hides a tail: a long run costs the mean: weak at 4 ranks, median"),
     (9, provenance_lost, "broken", f"provenance is missing: weak at 2 ranks, {REQUIRED[0]}"),
     (9, factor_changed, "broken", "should be the same: weak at 2 ranks, machine: testhost and another host"),
+    (
+        9,
+        shrinking_work,
+        "broken",
+        "not what a study of its mode holds constant (efficiency: n/a): weak at 4 ranks, 0.50 times",
+    ),
+    (9, at_the_same_time, "flagged", "at the same time on the same hosts, so each may have slowed the other: weak"),
+    (10, loop_too_short, "broken", "the loop is shorter than its steps, or the process than its loop: weak-ranks00004"),
     (10, two_clocks, "broken", "several clocks in one study, so efficiencies between them are withheld (n/a): weak"),
     (10, no_clock, "broken", "jobs without a definition of their clock: weak"),
     (11, no_bound, "flagged", "neither a prediction nor a peak to hold it against: weak at 1 rank"),
     (11, above_the_peak, "broken", "measured FLOP rate above the peak"),
+    (11, peak_of_another_dtype, "broken", "of another dtype, so percent of peak is withheld (n/a): weak at 4 ranks"),
     (12, mixed_models, "broken", "one line would join points of different model: weak, matris-tiny and matris-small"),
     (12, gap_in_the_line, "flagged", "without a prediction inside a line, which has a gap there: weak at 2 ranks"),
 )

@@ -8,8 +8,9 @@ from janus.errors import UserError
 from perfmodel import step_time
 from reports import points
 from reports.points import arrange, paired
-from scaling_studies.records import FAILED, PLANNED, RUNNING, Peak
+from scaling_studies.records import FAILED, PLANNED, RUNNING, STUDY_PLACE, Peak
 from tests.record_sets import campaign, continuation, jobs, prediction, record, six_jobs, throughput
+from tests.reports.blocks import campaign_of
 
 
 def test_points_carry_medians_errors_and_efficiencies_of_hand_made_records():
@@ -138,6 +139,21 @@ def test_measured_studies_come_first_and_only_they_are_paired():
     assert [view.is_measured for view in views] == [True, True, False]
     assert len(paired(views)) == 6
     assert len(paired(views, lambda point: point.oversubscribed)) == 2
+
+
+def test_studies_of_one_mode_come_as_declared_else_as_they_were_named():
+    records = [record(study=name, facts={STUDY_PLACE: place}) for place, name in ((1, "a"), (0, "b"))]
+    assert [view.name for view in campaign_of(records).views] == ["b", "a"]
+    assert [view.name for view in campaign_of(records, declared={"a": {}, "b": {}}).views] == ["a", "b"]
+    assert [view.name for view in arrange(records, ["c", "b"])] == ["b", "a"]
+
+
+def test_efficiency_is_withheld_where_the_work_is_not_what_the_mode_asks_for():
+    (view,) = arrange([record(), record(ranks=2, model_flops=1e9), record(ranks=4, model_flops=4.1e9)])
+    assert [view.work_against_base(point) for point in view.points] == pytest.approx([1, 0.5, 1.025])
+    assert [view.efficiency_measured(point) is None for point in view.points] == [False, True, False]
+    (strong,) = arrange([record(mode="strong", ranks=ranks, model_flops=3e9) for ranks in (1, 2)])
+    assert strong.efficiency_measured(strong.points[1]) == 0.5
 
 
 def test_ambiguous_records_are_refused():

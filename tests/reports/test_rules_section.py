@@ -53,13 +53,20 @@ def test_percentages_above_the_peak_are_withheld():
     assert "withheld: a rate above the peak" in words(sections)
 
 
+def test_percentages_of_the_peak_of_another_dtype_are_withheld():
+    sections = peak.sections(sets.peak_of_another_dtype())
+    (row,) = [row for row in texts(table_of(sections, "peak-weak")) if row[:2] == ["4", "measured"]]
+    assert row[4:] == ["n/a"] * 5
+    assert "4 ranks, measured: withheld: peak in float64, run in float32" in words(sections)
+
+
 def test_the_variation_is_withheld_where_jobs_are_not_normally_distributed():
     table = table_of(variability.sections(sets.two_humps()), "variability-jobs-weak")
     assert [text == "n/a" for text in column(table, "variation")] == [False, False, True]
 
 
 def test_efficiencies_are_withheld_without_a_base_and_between_clocks():
-    for make, unknown in ((sets.failed_base, [1, 2, 4]), (sets.two_clocks, [4])):
+    for make, unknown in ((sets.failed_base, [1, 2, 4]), (sets.two_clocks, [4]), (sets.shrinking_work, [4])):
         (view,) = arrange(make().records)
         assert [point.ranks for point in view.points if view.efficiency_measured(point) is None] == unknown
         assert all(view.efficiency_interval(point) is None for point in view.points if point.ranks in unknown)
