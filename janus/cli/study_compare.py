@@ -19,13 +19,16 @@ EXAMPLES = """examples:
   janus study compare studies/last-month studies/today --threshold 5 --fail-on-regression
   janus study compare studies/last-month studies/today --json
 
-exit code: 0; 3 with --fail-on-regression when a point took more time; 2 for a mistake
+exit code: 0; 3 with --fail-on-regression when a point took more time; 2 for a mistake, and with
+--fail-on-regression when no point can be judged
 """
 EXIT_REGRESSION = 3
 
 
 def main(arguments: list[str]) -> int:
-    """Print what changed and return the exit code. Raises UserError when a folder has no good job."""
+    """Print what changed and return the exit code. Raises UserError when a folder has no good job, or nothing to
+    judge where regressions shall fail.
+    """
     options = _parser().parse_args(arguments)
     if not options.threshold >= 0:
         raise UserError(f"--threshold is {options.threshold:g} %: use 0 or more")
@@ -37,7 +40,14 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(_document(change, options)))
     else:
         _print_change(change, options)
-    return EXIT_REGRESSION if options.fail_on_regression and change.regressions else 0
+    if not options.fail_on_regression:
+        return 0
+    if not any(_can_be_judged(point) for point in change.points):
+        raise UserError(
+            "no point can be judged, so --fail-on-regression says nothing: compare campaigns that have the same "
+            "studies and six good jobs per point"
+        )
+    return EXIT_REGRESSION if change.regressions else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,12 +107,13 @@ def _place(scaled: str, x: float) -> str:
 def _print_change(change: CampaignChange, options: argparse.Namespace) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from reports import wording
 
     console = Console()
-    table = Table(title=f"{options.new} against {options.old}", title_justify="left", box=box.SIMPLE_HEAD,
+    table = Table(title=escape(f"{options.new} against {options.old}"), title_justify="left", box=box.SIMPLE_HEAD,
                   padding=(0, 1, 0, 0))  # fmt: skip
     for heading in ("study", "point", "jobs", "earlier", "new", "change"):
         table.add_column(heading, justify="left" if heading == "study" else "right")
@@ -123,6 +134,10 @@ def _print_change(change: CampaignChange, options: argparse.Namespace) -> None:
     for difference in change.shared_differences:
         console.print(f"not as it was: {difference}", markup=False, highlight=False)
     console.print(_summary(change), markup=False, highlight=False)
+
+
+def _can_be_judged(point: PointChange) -> bool:
+    return point.comparison.p_value is not None and not point.obstacle
 
 
 def _median(values: tuple[float, ...]) -> float:
@@ -161,7 +176,7 @@ def _summary(change: CampaignChange) -> str:
     if not num:
         return "no point is in both campaigns: compare campaigns with the same studies"
     longer, shorter = len(change.regressions), sum(point.is_improvement for point in change.points)
-    undecided = sum(point.comparison.p_value is None or bool(point.obstacle) for point in change.points)
+    undecided = sum(not _can_be_judged(point) for point in change.points)
     points = "1 point" if num == 1 else f"{num} points"
     text = f"{points}: {longer} took more time, {shorter} less, {undecided} cannot be judged"
     return text + (". Confirm a change with fresh jobs before acting on it" if longer or shorter else "")

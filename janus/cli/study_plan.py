@@ -91,13 +91,14 @@ def print_plan(plan: CampaignPlan) -> None:
 
 def _table(study: PlannedStudy) -> Any:
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     budget = "no budget" if study.budget_node_hours is None else f"budget {study.budget_node_hours:,.3g}"
     exact = "" if study.is_exact else "at most "
     limit = _duration(study.points[0].limit_s)
     title = f"{study.name} ({study.mode}): {exact}{study.node_hours:,.3g} node-hours, {budget}; time limit {limit}"
-    table = Table(title=title, title_justify="left", caption=study.question, caption_justify="left",
+    table = Table(title=title, title_justify="left", caption=escape(study.question), caption_justify="left",
                   box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
     columns = _columns(study)
     for heading in columns:

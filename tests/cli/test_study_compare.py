@@ -68,6 +68,15 @@ def test_campaigns_without_a_common_point_say_so(folder, capsys):
     assert "only in the new campaign: weak, matris-tiny, 2 ranks" in printed
 
 
+@pytest.mark.parametrize("new", [jobs(0.1, 6, ranks=2), jobs(0.2, 5)], ids=["no point", "too few jobs"])
+def test_where_nothing_can_be_judged_a_check_for_regressions_does_not_pass(folder, new, capsys):
+    old, new = folder("old [/x]", jobs(0.1, 6)), folder("new", new)
+    assert run(old, new) == 0
+    assert "[/x]" in capsys.readouterr().out
+    assert run(old, new, "--fail-on-regression") == 2
+    assert "no point can be judged" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_sentence(folder, tmp_path, capsys):
     good = folder("good", jobs(0.1, 1))
     assert run(good, str(tmp_path / "nowhere")) == 2

@@ -58,6 +58,11 @@ def test_a_plan_is_printed_and_nothing_is_written(inputs, capsys):
     assert [path for path in sorted(inputs.rglob("*")) if path not in before] == [inputs / "campaign.toml"]
 
 
+def test_a_question_is_printed_as_it_is(inputs, capsys):
+    assert plan(inputs, CAMPAIGN.format(budget=50).replace("What will it cost?", "How many [bold] s [/s] a step?")) == 0
+    assert "How many [bold] s [/s] a step?" in capsys.readouterr().out
+
+
 def test_a_refusal_is_exit_code_2_with_the_reason_and_the_plan_is_shown_all_the_same(inputs, capsys):
     assert plan(inputs, CAMPAIGN.format(budget=0.001), "--json") == 2
     printed = capsys.readouterr()
