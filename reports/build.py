@@ -103,7 +103,7 @@ def _headline(campaign: Campaign) -> tuple[tuple[str, str], ...]:
         numbers.append((f"{100 * median:.1f} %", "median error of the predicted step time (a core for every rank)"))
     left_out = sum(len(point.excluded) for point in points)
     words = "attempt left out, listed with its reason" if left_out == 1 else "attempts left out, listed with reasons"
-    return (*numbers, (f"{left_out:,}", words))
+    return (*numbers, (f"{left_out:,}", words if left_out else "attempts left out"))
 
 
 def _data_section(document: Document) -> Section:

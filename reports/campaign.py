@@ -5,6 +5,7 @@ Every section is a function of one ``Campaign`` in a file of ``reports/sections`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,9 +26,12 @@ class Campaign:
     earlier: RecordFolder | None = None
     declared: dict[str, dict[str, object]] | None = None
 
-    @property
+    @cached_property
     def records(self) -> tuple[Record, ...]:
-        return self.folder.records
+        """All records, study by study as they were declared or named; of others as their files are called."""
+        places = {record.study: record.facts.get(STUDY_PLACE, math.inf) for record in self.folder.records}
+        declared = {name: place for place, name in enumerate(self.declared or ())}
+        return tuple(sorted(self.folder.records, key=lambda one: declared.get(one.study, places[one.study])))
 
     @property
     def measured(self) -> list[Record]:
@@ -41,9 +45,8 @@ class Campaign:
 
     @cached_property
     def views(self) -> tuple[StudyView, ...]:
-        """Studies with their points, measured ones first, of one mode as they were declared or named."""
-        places = {record.study: record.facts[STUDY_PLACE] for record in self.records if STUDY_PLACE in record.facts}
-        return arrange(self.records, (*(self.declared or ()), *sorted(places, key=lambda name: places[name])))
+        """Studies with their points, measured ones first."""
+        return arrange(self.records)
 
     @property
     def measured_views(self) -> list[StudyView]:

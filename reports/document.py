@@ -16,21 +16,29 @@ Tone = Literal["", "measured", "predicted", "published", "assumed", "good", "bad
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """One cell of a table. number: what it sorts by and what the CSV holds, in SI units, None for plain text."""
+    """One cell of a table. number: what it sorts by and what the CSV holds, in SI units, None for plain text.
+
+    high: of an interval, whose lower end is ``number``: the upper end, in the CSV a column of its own.
+    """
 
     text: str
     number: float | None = None
+    high: float | None = None
     tone: Tone = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """name: with its unit where cells are bare numbers. csv_name: of the CSV's column, with the SI unit (step_s)."""
+    """name: with its unit where cells are bare numbers. csv_name: of the CSV's column, with the SI unit (step_s).
+
+    csv_high: of intervals, name of the CSV's column for the upper end.
+    """
 
     name: str
     numeric: bool = False
     tone: Tone = ""
     csv_name: str = ""
+    csv_high: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,7 +98,8 @@ def step_time(view: StudyView) -> Picture:
     """Step time over what is scaled: jobs, their interval, prediction, and the ideal from the base point."""
     base_s = _base_s(view)
     predicted: Pairs = [(point.x, point.predicted_s) for point in view.points]
-    ideal: Pairs = [(point.x, view.ideal_s(point, base_s)) for point in view.points] if base_s is not None else []
+    known = [point for point in view.points if point.jobs or point.predicted_s is not None]
+    ideal: Pairs = [(point.x, view.ideal_s(point, base_s)) for point in known] if base_s is not None else []
     rows = _job_rows(view, lambda point, value_s: value_s, values.time)
     for point in view.points:
         if point.measured is not None and point.measured.low is not None:
@@ -120,7 +121,11 @@ def step_time(view: StudyView) -> Picture:
         scaled_axis(axes, _xs(view), scaled_name(view))
         _time_axis(axes, [row[3].number for row in rows if isinstance(row[3], Value) and row[3].number], view)
         legend(figure, handles)
-    start = f"the ideal line starts at {base_place(view)}" if base_s is not None else "no ideal line: no base"
+    start = (
+        f"the ideal line goes through the base point, {base_place(view)}"
+        if base_s is not None
+        else "no ideal line: no base"
+    )
     return Picture(
         name=f"{view.name}-time", figure=figure,
         description=f"time of one step against {scaled_name(view)}: {_ends(view)}",
@@ -191,7 +196,7 @@ def efficiency(view: StudyView) -> Picture:
         handles += [predicted_key()] if draw_line(axes, _percents(predicted), PREDICTED_LINE) else []
         handles += [bound_key()] if draw_line(axes, _percents(bound), BOUND_LINE) else []
         scaled_axis(axes, _xs(view), scaled_name(view))
-        shown = [row[3].number for row in rows if isinstance(row[3], Value) and row[3].number is not None]
+        shown = [cell.number for row in rows for cell in row[3:] if isinstance(cell, Value) and cell.number is not None]
         _percent_axis(axes, shown, zero=view.is_measured)
         axes.set_ylabel("efficiency, %" if view.mode != "throughput" else "structures/s relative to base, %")
         legend(figure, [*handles, ideal_key()])

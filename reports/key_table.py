@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports import values, wording
+from reports import values
 from reports.campaign import Campaign
 from reports.document import Column, Table, Tone, Value
 from reports.points import Point, Share, StudyView
@@ -17,11 +17,12 @@ from reports.samples import differs_in_peak, differs_in_work
 COLUMNS = (
     Column(name="study"), Column(name="point", numeric=True, csv_name="x"), Column(name="jobs", numeric=True),
     Column(name="step time", numeric=True, tone="measured", csv_name="step_s"),
-    Column(name="95 % interval", numeric=True, csv_name="step_s_low"),
+    Column(name="95 % interval", numeric=True, csv_name="step_s_low", csv_high="step_s_high"),
     Column(name="predicted", numeric=True, tone="predicted", csv_name="predicted_step_s"),
     Column(name="error", numeric=True, csv_name="error_percent"),
     Column(name="efficiency", numeric=True, tone="measured", csv_name="efficiency_percent"),
-    Column(name="its interval", numeric=True, csv_name="efficiency_low_percent"),
+    Column(name="its interval", numeric=True, csv_name="efficiency_low_percent",
+           csv_high="efficiency_high_percent"),
     Column(name="predicted efficiency", numeric=True, tone="predicted", csv_name="predicted_efficiency_percent"),
     Column(name="of peak", numeric=True, csv_name="percent_of_peak"),
 )  # fmt: skip
@@ -67,7 +68,7 @@ def key_table(campaign: Campaign, *, ends_only: bool = False) -> Table:
 
 def study_label(view: StudyView) -> str:
     """Name of a study, with its mode where the name does not say it."""
-    return view.name if view.name == view.mode else f"{view.name} ({view.mode})"
+    return view.name if view.mode in view.name else f"{view.name} ({view.mode})"
 
 
 def _cells(view: StudyView, point: Point) -> tuple[Value | str, ...]:
@@ -100,7 +101,7 @@ def _interval(point: Point) -> Value:
     low, high = point.measured.low, point.measured.high
     if low is None or high is None:
         return Value(text=f"no CI (n={len(point.jobs)})")
-    return Value(text=f"{wording.seconds(low)} to {wording.seconds(high)}", number=low)
+    return values.time_range(low, high)
 
 
 def _share(point: Point) -> tuple[Share, Tone]:

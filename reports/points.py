@@ -263,14 +263,10 @@ class StudyView:
         return ratios.efficiency(self.mode, self.base.predicted_s, self.base_x, point.bound_s, point.x)
 
 
-def arrange(records: Sequence[Record], order: Sequence[str] = ()) -> tuple[StudyView, ...]:
-    """Studies, measured ones first, then by mode, then in the order named, then by first appearance.
-
-    Raises UserError when points are ambiguous.
-    """
+def arrange(records: Sequence[Record]) -> tuple[StudyView, ...]:
+    """Studies in order of first appearance, measured ones first. Raises UserError when points are ambiguous."""
     views = []
-    present = dict.fromkeys(record.study for record in records)
-    for name in dict.fromkeys((*(name for name in order if name in present), *present)):
+    for name in dict.fromkeys(record.study for record in records):
         own = [record for record in records if record.study == name]
         for field in ("mode", "base_ranks", "scaled", "base_x"):
             if len({getattr(record, field) for record in own}) > 1:

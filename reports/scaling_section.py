@@ -5,6 +5,7 @@ It owns this layout; what differs between the modes is in ``sections/weak``, ``s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,8 @@ OVERSUBSCRIBED_NOTE = "* oversubscribed: more ranks than cores, drawn hollow; it
 
 PREDICTED_COLUMNS = (
     Column(name="efficiency", numeric=True, tone="predicted", csv_name="predicted_efficiency_percent"),
-    Column(name="communication", numeric=True, csv_name="communication_s"),
-    Column(name="waiting", numeric=True, csv_name="wait_s"),
+    Column(name="communication", numeric=True, csv_name="predicted_communication_s"),
+    Column(name="waiting", numeric=True, csv_name="predicted_wait_s"),
 )
 
 
@@ -145,12 +146,12 @@ def points_table(view: StudyView, extras: Sequence[Extra] = ()) -> Table:
         *([Column(name="nodes", numeric=True, csv_name="nodes")] if _nodes_known(view) else []),
         *([Column(name="structures", numeric=True, csv_name="structures_per_step")] if known else []),
         *([Column(name="measured", numeric=True, tone="measured", csv_name="step_s"),
-           Column(name="95 % interval", csv_name="interval"),
+           Column(name="95 % interval", csv_name="step_s_low", csv_high="step_s_high"),
            Column(name="jobs")] if measured else []),
         Column(name="predicted", numeric=True, tone="predicted", csv_name="predicted_step_s"),
         *([Column(name="error", numeric=True, csv_name="error_percent")] if measured else []),
         *([] if measured else PREDICTED_COLUMNS),
-        *(extra.column for extra in extras),
+        *(_named(extra.column, measured=measured) for extra in extras),
         *([Column(name="layout")] if layouts_matter(view) else []),
         *([Column(name="against base")] if measured and view.mode == "weak" else []),
     ]  # fmt: skip
@@ -168,6 +169,11 @@ def points_table(view: StudyView, extras: Sequence[Extra] = ()) -> Table:
         name=f"{view.name}-points", columns=tuple(columns), rows=tuple(rows), note=" ".join(notes),
         caption=f"Points of {view.name}, {words}.",
     )  # fmt: skip
+
+
+def _named(column: Column, *, measured: bool) -> Column:
+    """A column whose name in the CSV says where its values were predicted."""
+    return column if measured else dataclasses.replace(column, csv_name=f"predicted_{column.csv_name}")
 
 
 def layouts_matter(view: StudyView) -> bool:
@@ -201,7 +207,7 @@ def interval_value(point: Point) -> Value | str:
         return "no job counts"
     if measured.low is None or measured.high is None:
         return f"none (n = {len(point.jobs)})"
-    return Value(text=f"{seconds(measured.low)} to {seconds(measured.high)}", number=measured.low)
+    return values.time_range(measured.low, measured.high)
 
 
 def _predicted_cells(view: StudyView, point: Point) -> list[Value]:

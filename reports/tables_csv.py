@@ -8,7 +8,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 
-from reports.document import Table, Value
+from reports.document import Column, Table, Value
 from scaling_studies.records import Record
 
 ATTEMPT_COLUMNS = (
@@ -20,9 +20,28 @@ ATTEMPT_COLUMNS = (
 
 
 def table_csv(table: Table) -> str:
-    """The table with one head line; numbers as such, in SI units and full precision, everything else as its text."""
-    head = [column.csv_name or column.name for column in table.columns]
-    return _csv(head, ([_plain(cell) for cell in row] for row in table.rows))
+    """The table with one head line; numbers as such, in SI units and full precision, everything else as its text.
+
+    Intervals have two columns, one for each end.
+    """
+    head = [name for column in table.columns for name in _names(column)]
+    rows = (
+        [value for column, cell in zip(table.columns, row, strict=True) for value in _cells(column, cell)]
+        for row in table.rows
+    )
+    return _csv(head, rows)
+
+
+def _names(column: Column) -> list[str]:
+    return [column.csv_name or column.name, *([column.csv_high] if column.csv_high else [])]
+
+
+def _cells(column: Column, cell: Value | str) -> list[str | float]:
+    """One cell, or the two ends of an interval; the upper end of what is no interval is empty."""
+    if not column.csv_high:
+        return [_plain(cell)]
+    high = cell.high if isinstance(cell, Value) else None
+    return [_plain(cell), "" if high is None else high]
 
 
 def _plain(cell: Value | str) -> str | float:

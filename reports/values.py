@@ -30,12 +30,17 @@ def signed_percent(fraction: float | None, tone: Tone = "") -> Value:
     return Value(text=wording.signed_percent(fraction), number=100 * fraction, tone=tone)
 
 
-def percent_range(low: float | None, high: float | None) -> Value:
-    """Two ends of an interval of fractions as percent; number: the lower end."""
+def percent_range(low: float | None, high: float | None, digits: int = 1) -> Value:
+    """Two ends of an interval of fractions as percent."""
     if low is None or high is None:
         return NOT_KNOWN
-    text = f"{wording.percent(low).removesuffix(' %')} to {wording.percent(high)}"
-    return Value(text=text, number=100 * low)
+    text = f"{wording.percent(low, digits).removesuffix(' %')} to {wording.percent(high, digits)}"
+    return Value(text=text, number=100 * low, high=100 * high)
+
+
+def time_range(low_s: float, high_s: float) -> Value:
+    """Two ends of an interval of times [s]."""
+    return Value(text=f"{wording.seconds(low_s)} to {wording.seconds(high_s)}", number=low_s, high=high_s)
 
 
 def count(number: float | None, tone: Tone = "") -> Value:

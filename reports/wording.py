@@ -18,15 +18,17 @@ SCALED_NAMES = {"ranks": "ranks", "structures_per_rank": "structures per rank"}
 
 def seconds(value_s: float, *, unit: bool = True) -> str:
     """A time with three significant digits: milliseconds below one second. unit False: milliseconds as a number."""
+    if unit and value_s < 0:
+        return f"−{seconds(-value_s)}" if value_s <= -1e-9 else "0 s"
     if not unit:
         return f"{1e3 * value_s:.4g}"
-    if abs(value_s) < 1e-9:
+    if value_s < 1e-9:
         return "0 s"
-    if abs(value_s) < 1e-3:
+    if value_s < 1e-3:
         return f"{1e6 * value_s:.3g} µs"
-    if abs(value_s) < 1:
+    if value_s < 1:
         return f"{1e3 * value_s:.3g} ms"
-    return f"{value_s:,.0f} s" if abs(value_s) >= 1000 else f"{value_s:.3g} s"
+    return f"{value_s:,.0f} s" if value_s >= 999.5 else f"{value_s:#.3g}".rstrip(".") + " s"
 
 
 def count_of(number: float, thing: str) -> str:

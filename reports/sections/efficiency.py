@@ -71,7 +71,8 @@ def efficiency_table(view: StudyView) -> Table:
     columns = [
         Column(name=scaled_name(view), numeric=True, csv_name=view.scaled),
         *([Column(name="measured", numeric=True, tone="measured", csv_name="efficiency_percent"),
-           Column(name="95 % interval", numeric=True, csv_name="efficiency_low_percent")] if measured else []),
+           Column(name="95 % interval", numeric=True, csv_name="efficiency_low_percent",
+                  csv_high="efficiency_high_percent")] if measured else []),
         Column(name="ideal", numeric=True, csv_name="ideal_percent"),
         Column(name="bound", numeric=True, tone="predicted", csv_name="bound_percent"),
         Column(name="predicted", numeric=True, tone="predicted", csv_name="predicted_efficiency_percent"),

@@ -11,7 +11,7 @@ from reports.document_checks import EXCLUSION_TABLE
 from reports.points import Point
 from reports.rules import declared_gaps
 from reports.scaling_section import jobs_value
-from reports.wording import count_of, place
+from reports.wording import count_of, not_ended, place
 from scaling_studies.records import Record
 
 COLUMNS = (
@@ -54,13 +54,15 @@ def _row(point: Point, name: str, record: Record) -> Row:
 def _words(campaign: Campaign, number: int) -> str:
     ended = campaign.measured
     if not ended:
-        left = f"{count_of(number, 'prediction or file')} listed below" if number else "no prediction failed"
+        left = f"{number:,} prediction{'s' * (number > 1)} or file{'s' * (number > 1)}"
+        left = f"{left} {'is' if number == 1 else 'are'} listed below" if number else "no prediction failed"
         return f"No attempt has ended here; {left}."
     states = Counter(record.state for record in ended)
     counted = ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
-    waiting = f" {count_of(len(campaign.open), 'attempt')} have not ended." if campaign.open else ""
+    waiting = f" {not_ended(len(campaign.open))}." if campaign.open else ""
+    verb = "has" if len(ended) == 1 else "have"
     tail = "Those listed below do not count in any figure." if number else "All of them count."
-    return f"{count_of(len(ended), 'measured attempt')} have ended: {counted}.{waiting} {tail}"
+    return f"{count_of(len(ended), 'measured attempt')} {verb} ended: {counted}.{waiting} {tail}"
 
 
 def _planned(campaign: Campaign) -> Table | None:

@@ -48,7 +48,9 @@ def _study(view: StudyView) -> list[Block]:
         Column(name="of the step", numeric=True, csv_name="wait_percent"),
         Column(name="expert rows, largest over mean", numeric=True, csv_name="rows_largest_over_mean"),
     )  # fmt: skip
-    table = Table(name=f"imbalance-{view.name}", columns=columns, rows=rows,
+    kept = [index for index in range(len(columns)) if any(row[index].number is not None for row in rows)]
+    table = Table(name=f"imbalance-{view.name}", columns=tuple(columns[index] for index in kept),
+                  rows=tuple(tuple(row[index] for index in kept) for row in rows),
                   note=f"{'Times: median over jobs. ' if view.is_measured else ''}1 is perfect balance.",
                   caption=f"Balance of the ranks at every point of {view.name}.")  # fmt: skip
     tag = f" ({tag_of(view)})" if tag_of(view) else ""

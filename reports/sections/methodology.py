@@ -30,7 +30,8 @@ PREDICTION = (
 )
 FLOPS = (
     "Model FLOPs are counted by formula from the shapes and the structures of the run: what the mathematics needs. "
-    "Executed FLOPs add what recomputation repeats. A percentage of a peak uses model FLOPs unless it says executed."
+    "Executed FLOPs add the products that fused operators and recomputation make again. A percentage of a peak uses "
+    "model FLOPs unless it says executed."
 )
 
 

@@ -18,7 +18,8 @@ DEFINITIONS = (
     "typical step: FLOPs of a step over its median time after warm-up",
     "peak: FLOPs of all steps over the time of the training loop, warm-up included; start-up is not in it",
     "sustained: the same FLOPs over the wall time of the whole process, from its start to its end",
-    "executed: as peak, with the FLOPs that recomputation adds",
+    "executed: as peak, of the FLOPs that are carried out: products made again by fused operators or recomputation "
+    "included",
 )
 COLUMNS = (
     Column(name="result"),

@@ -85,7 +85,7 @@ def _points_table(points: Sequence[PointChange]) -> Table:
         Column(name="point"), Column(name="earlier", numeric=True, csv_name="earlier_step_s"),
         Column(name="now", numeric=True, csv_name="step_s"),
         Column(name="change", numeric=True, csv_name="change_percent"),
-        Column(name="95 % interval", numeric=True, csv_name="change_low_percent"),
+        Column(name="95 % interval", numeric=True, csv_name="change_low_percent", csv_high="change_high_percent"),
         Column(name="jobs"), Column(name="rank test p", numeric=True, csv_name="p_value"), Column(name="verdict"),
         Column(name="cause"),
     )  # fmt: skip

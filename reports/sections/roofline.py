@@ -13,15 +13,15 @@ from reports.wording import NOT_MEASURED, byte_rate, flops_rate, place, scaled_n
 from scaling_studies.records import Ceiling, PhaseWorkload, Record
 
 LEAD = (
-    "FLOPs and bytes of a phase are worked out by formula from the counts of the run, all ranks together; the rate is "
-    "these FLOPs over the phase's time. A mark far below both ceilings spends its time in something else: waiting, "
-    "launching, communicating. Above 100 % of a memory limit, caches served part of the bytes; above a compute limit "
-    "the share is withheld (n/a)."
+    "Executed FLOPs (what is made again included) and bytes of a phase are worked out by formula from the counts of "
+    "the run, all ranks together; the rate is these FLOPs over the phase's time. A mark far below both ceilings spends "
+    "its time in something else: waiting, launching, communicating. Above 100 % of a memory limit, caches served part "
+    "of the bytes; above a compute limit the share is withheld (n/a)."
 )
 COLUMNS = (
     Column(name="phase"),
     Column(name="result"),
-    Column(name="FLOPs", numeric=True, csv_name="flops"),
+    Column(name="executed FLOPs", numeric=True, csv_name="executed_flops"),
     Column(name="bytes", numeric=True, csv_name="bytes"),
     Column(name="FLOPs per byte", numeric=True, csv_name="flop_per_byte"),
     Column(name="rate", numeric=True, csv_name="flops_per_s"),
@@ -137,7 +137,8 @@ def _cells(mark: Mark, ceilings: Sequence[Ceiling]) -> tuple[Value | str, ...]:
 
 def _share(rate: float, limit: tuple[str, float] | None, ceilings: Sequence[Ceiling], kind: Tone) -> Value:
     """A rate as a share of its limit; withheld above a compute ceiling, which nothing can exceed."""
-    if limit is None or rate > min(ceiling.value for ceiling in ceilings if ceiling.unit == "FLOP/s"):
+    compute = [ceiling.value for ceiling in ceilings if ceiling.unit == "FLOP/s"]
+    if limit is None or (compute and rate > min(compute)):
         return values.NOT_KNOWN
     return values.percent(rate / limit[1], kind)
 

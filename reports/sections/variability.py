@@ -9,8 +9,8 @@ from reports.campaign import Campaign
 from reports.document import Block, Column, Heading, Section, Table, Text, Value
 from reports.points import Point, StudyView
 from reports.scaling_section import x_value
-from reports.wording import NOT_MEASURED, scaled_name, study_title
-from scaling_studies.statistics import Trend, order_effect
+from reports.wording import NOT_MEASURED, scaled_name, signed_percent, study_title
+from scaling_studies.statistics import SIGNIFICANCE, THRESHOLD, Trend, order_effect
 
 LEAD = (
     "The job is the sample; steps inside a job and ranks inside a step are correlated and say only how even the work "
@@ -44,6 +44,15 @@ def _order(jobs_values: list[tuple[float, str]]) -> Trend:
     return order_effect([value for value, _ in jobs_values], [began for _, began in jobs_values])
 
 
+def _trend_words(found: Trend) -> str:
+    """A trend in words; one that the rank test shows although it is too small to count is told with its size."""
+    is_sure = found.p_value is not None and found.p_value < SIGNIFICANCE
+    if found.shown or not is_sure or found.change is None or found.correlation is None:
+        return found.words
+    direction = "rising" if found.correlation > 0 else "falling"
+    return f"{direction}, but by less than the {100 * THRESHOLD:g} % that count ({signed_percent(found.change)})"
+
+
 def _order_words(views: list[StudyView]) -> str:
     """Whether all jobs together, each relative to its point, rise or fall with time."""
     pairs = [
@@ -53,7 +62,7 @@ def _order_words(views: list[StudyView]) -> str:
     ]  # fmt: skip
     found = _order(pairs)
     p = f" (Spearman {found.correlation:+.2f}, p = {found.p_value:.2g})" if found.correlation is not None else ""
-    return f"Drift over the whole campaign, {len(pairs)} jobs relative to their points: {found.words}{p}."
+    return f"Drift over the whole campaign, {len(pairs)} jobs relative to their points: {_trend_words(found)}{p}."
 
 
 def percent_with_digits(fraction: float) -> str:
@@ -79,7 +88,7 @@ def _jobs(view: StudyView) -> Table:
         Column(name="longest", numeric=True, csv_name="longest_s"),
         Column(name="variation", numeric=True, csv_name="variation_percent"),
         Column(name="Shapiro-Wilk p", numeric=True, csv_name="shapiro_wilk_p"),
-        Column(name="order of jobs"),
+        Column(name="trend in time"),
     )  # fmt: skip
     rows: list[tuple[Value | str, ...]] = []
     for point in view.points:
@@ -101,7 +110,7 @@ def _drift(point: Point) -> str:
     """Whether later jobs of a point took longer or shorter, by a rank correlation and a threshold."""
     pairs = [(value, job.started_at) for value, job in zip(point.job_values_s, point.jobs, strict=True)]
     known = [(value, began) for value, began in pairs if began is not None]
-    return _order(known).words if len(known) == len(pairs) else "start times not recorded"
+    return _trend_words(_order(known)) if len(known) == len(pairs) else "start times not recorded"
 
 
 def _steps(view: StudyView) -> Table:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from reports import values
 from reports.attributes import attribute_table
 from reports.campaign import Campaign
 from reports.document import Block, Bullets, Section, Table, Text, Value
 from reports.key_table import key_table
 from reports.losses import limit_sentence, measured_losses
 from reports.points import StudyView, paired
+from reports.published import published_run
 from reports.scaling_section import OVERSUBSCRIBED_NOTE, last_measured
 from reports.sections import regression
 from reports.sections.prediction import quality_sentence
-from reports.wording import base_place, count_of, listed, not_ended, percent, place
+from reports.wording import base_place, count_of, listed, not_ended, percent, place, seconds
 from scaling_studies.records import Record
 from scaling_studies.regression import compare_campaigns
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
@@ -28,6 +30,7 @@ MODE_WORDS = {
     "strong": "Strong scaling, where all ranks share one batch,",
     "throughput": "Throughput, with more structures on the same ranks,",
 }
+WIDE_BASE = 0.2  # assumed: jobs of a base point further apart than so much of their median make efficiencies uncertain
 LEFT_TO_STUDIES = "95 % interval"  # column of the key table that the studies' own tables have too
 
 
@@ -65,7 +68,7 @@ def _jobs(views: Sequence[StudyView]) -> list[Record]:
 
 
 def _names(records: Sequence[Record], field: str) -> str:
-    return listed(sorted({str(getattr(record, field)) for record in records}))
+    return listed(list(dict.fromkeys(str(getattr(record, field)) for record in records)))
 
 
 def _what_was_run(views: Sequence[StudyView]) -> str:
@@ -98,8 +101,10 @@ def _how_it_scaled(view: StudyView) -> str:
     point, efficiency = last_measured(view), _last_efficiency(view)
     if point is None or efficiency is None:
         return ""
-    predicted = view.efficiency_predicted(point)
-    beside = f" (predicted {percent(predicted, 0)})" if predicted is not None else ""
+    predicted, interval = view.efficiency_predicted(point), view.efficiency_interval(point)
+    notes = [f"95 % interval {values.percent_range(interval.low, interval.high, 0).text}"] if interval else []
+    notes += [f"predicted {percent(predicted, 0)}"] if predicted is not None else []
+    beside = f" ({', '.join(notes)})" if notes else ""
     shared = [other for other in view.points if other.jobs and other.oversubscribed and other is not point]
     aside = f"; {listed([place(other) for other in shared])} share cores and are left out here" if shared else ""
     if point.oversubscribed:
@@ -117,8 +122,17 @@ def _machines_reached(views: Sequence[StudyView]) -> list[str]:
             point, efficiency = known[-1], view.efficiency_predicted(known[-1]) or 0.0
             words = f"{_result(view, efficiency)} at {place(point)} (against {base_place(view)})"
             ends.setdefault((point.any_record.model, point.any_record.machine), []).append(words)
-    return [f"Predicted, and run by nobody here: {model} on {machine}, {listed(words)}."
+    return [f"Predicted, not run here: {model} on {machine} reaches {listed(words)}.{_as_published(machine, model)}"
             for (model, machine), words in ends.items()]  # fmt: skip
+
+
+def _as_published(machine: str, model: str) -> str:
+    """What others published for this model on this machine, in a sentence; empty where nothing was."""
+    run = published_run(machine, model)
+    if run is None:
+        return ""
+    weak, strong = run.weak_efficiency_percent, run.strong_efficiency_percent
+    return f" Published by its authors, with other jobs and base points: weak {weak:.1f} %, strong {strong:.1f} %."
 
 
 def _result(view: StudyView, efficiency: float) -> str:
@@ -162,12 +176,28 @@ def _warnings(campaign: Campaign) -> list[str]:
             f"{len(few)} of {count_of(len(points), 'point')} rest on fewer than six jobs (as few as {least}): enough "
             "to see the size of things, too few for a confidence interval or a comparison."
         )
+    found += [words for view in campaign.measured_views if (words := _uncertain_base(view))]
     none = [f"{point.study} at {place(point)}" for point in points if not point.jobs]
     if none:
         found.append(f"No job counts for {listed(none)}.")
     if campaign.open:
         found.append(f"The campaign is not finished: {not_ended(len(campaign.open))}.")
     return found
+
+
+def _uncertain_base(view: StudyView) -> str:
+    """What is to be said where the jobs of the base point, which every efficiency refers to, scatter."""
+    base = view.base
+    if base is None or base.measured is None or len(view.points) < 2:
+        return ""
+    shortest_s, longest_s = min(base.job_values_s), max(base.job_values_s)
+    if longest_s - shortest_s <= WIDE_BASE * base.measured.median:
+        return ""
+    return (
+        f"The base point of {view.name} ({base_place(view)}) is uncertain: its jobs took from {seconds(shortest_s)} to "
+        f"{seconds(longest_s)} a step, median {seconds(base.measured.median)}. Every efficiency of the study refers to "
+        "this median and is as uncertain; one above 100 % may be no more than that."
+    )
 
 
 def _every_point(campaign: Campaign) -> Table:

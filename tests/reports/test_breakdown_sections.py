@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from reports.losses import limit_sentence, measured_losses, predicted_losses
+from reports.losses import REST, limit_sentence, measured_losses, predicted_losses
 from reports.points import arrange
 from reports.sections import breakdown, prediction
 from scaling_studies.records import MEASURED
@@ -29,15 +29,25 @@ def test_ideal_parts_of_a_strong_study_shrink_with_the_ranks():
     assert forward.ideal_s == pytest.approx(forward.base_s / 4)
 
 
-def test_a_point_on_its_ideal_has_no_limit_and_one_beyond_it_says_what_gains():
+def test_a_point_on_its_ideal_has_no_limit_and_one_beyond_it_says_where():
     (even,) = arrange([record(), record(ranks=2)])
     assert "nothing limits it" in limit_sentence(even.points[1], measured_losses(even, even.points[1]),
                                                  is_predicted=False)  # fmt: skip
     (super_ideal,) = arrange([record(), record(ranks=2, step_s=(0.08, 0.08, 0.08))])
     point = super_ideal.points[1]
-    assert "the part that gains most is BF + BE" in limit_sentence(
-        point, measured_losses(super_ideal, point), is_predicted=False
-    )  # fmt: skip
+    said = limit_sentence(point, measured_losses(super_ideal, point), is_predicted=False)
+    assert "20 ms shorter than the ideal 100 ms, most of all in BF + BE, double backward (9 ms less)" in said
+
+
+def test_measured_losses_add_up_to_the_loss_of_the_step_where_medians_of_phases_do_not():
+    uneven = {"FE": (0.05, 0.06, 0.02), "FF": (0.05, 0.02, 0.07)}  # medians 0.05 and 0.05 of a step of 0.09
+    base = record(step_s=(0.10, 0.08, 0.09), phase_s=uneven)
+    (view,) = arrange([base, record(ranks=2, step_s=(0.1, 0.1, 0.1), phase_s={"FE": (0.03,) * 3, "FF": (0.07,) * 3})])
+    parts = measured_losses(view, view.points[1])
+    assert sum(part.lost_s for part in parts) == pytest.approx(0.1 - 0.09)
+    assert (parts[-1].name, parts[-1].lost_s) == (REST, pytest.approx(0.01))
+    said = limit_sentence(view.points[1], parts, is_predicted=False)
+    assert "10 ms on top of the ideal 90 ms. What limits it is FF, forces: 20 ms" in said
 
 
 def test_predicted_losses_are_by_cause_where_known_else_by_phase():

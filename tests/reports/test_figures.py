@@ -67,6 +67,15 @@ def test_an_interval_is_drawn_from_six_jobs_on(num_jobs, num_bars):
     assert len(bars) == num_bars
 
 
+def test_an_interval_that_ends_far_above_the_ideal_is_drawn_whole():
+    base = [dataclasses.replace(job, step_s=(factor * job.step_s[0],) * 3)
+            for job, factor in zip(jobs(0.1, 6), (1, 1, 1, 3, 4, 5), strict=True)]  # fmt: skip
+    (view,) = arrange([*base, *jobs(0.1, 6, ranks=2)])
+    interval = view.efficiency_interval(view.points[1])
+    assert interval.high > 2
+    assert figures.efficiency(view).figure.axes[0].get_ylim()[1] > 100 * interval.high
+
+
 def drawn_values(figure):
     """Every number drawn as a mark or a line, but for helper lines over the whole width."""
     found = []

@@ -9,7 +9,7 @@ from reports.points import arrange
 from reports.published import PUBLISHED_RUNS
 from reports.sections import machines, memory, peak, roofline
 from scaling_studies.records import MEMORY_LIMIT, Ceiling, Peak, PhaseWorkload
-from tests.record_sets import campaign, continuation, record, six_jobs, throughput
+from tests.record_sets import campaign, ceilings, continuation, record, six_jobs, throughput
 from tests.record_sets import prediction as predicted
 from tests.reports.blocks import campaign_of, column, numbers, picture_of, table_of, texts, words
 
@@ -96,6 +96,13 @@ def test_a_phase_above_a_compute_ceiling_has_no_share():
            Ceiling(value=1e12, unit="byte/s", name="memory", dtype="", source="a table"))  # fmt: skip
     table = table_of(roofline.sections(campaign_of([record(ceilings=low)])), "roofline-weak")
     assert set(column(table, "of that limit")) == {"n/a"}
+
+
+def test_a_run_without_a_compute_ceiling_of_its_dtype_is_held_against_memory():
+    other = [dataclasses.replace(entry, dtype="float64") if entry.unit == "FLOP/s" else entry for entry in ceilings(1)]
+    table = table_of(roofline.sections(campaign_of([record(ceilings=tuple(other))])), "roofline-weak")
+    assert set(column(table, "limited by")) == {"memory"}
+    assert all(number is not None for number in numbers(table, "of that limit"))
 
 
 def test_work_by_the_predictor_s_phases_is_merged_into_those_of_the_trainer():

@@ -145,7 +145,7 @@ def test_studies_of_one_mode_come_as_declared_else_as_they_were_named():
     records = [record(study=name, facts={STUDY_PLACE: place}) for place, name in ((1, "a"), (0, "b"))]
     assert [view.name for view in campaign_of(records).views] == ["b", "a"]
     assert [view.name for view in campaign_of(records, declared={"a": {}, "b": {}}).views] == ["a", "b"]
-    assert [view.name for view in arrange(records, ["c", "b"])] == ["b", "a"]
+    assert [one.study for one in campaign_of([*records, record(study="0")]).records] == ["b", "a", "0"]
 
 
 def test_efficiency_is_withheld_where_the_work_is_not_what_the_mode_asks_for():

@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 
 from reports.points import arrange
+from reports.scaling_section import points_table
 from reports.sections import efficiency, strong, throughput, weak
-from reports.sections.efficiency import serial_share
+from reports.sections.efficiency import efficiency_table, serial_share
+from reports.tables_csv import table_csv
 from scaling_studies.records import RUNNING
 from tests.record_sets import campaign, continuation, jobs, prediction, record, six_jobs
 from tests.record_sets import throughput as throughput_records
@@ -106,8 +108,23 @@ def test_the_serial_share_is_that_of_karp_and_flatt(full):
     assert serial_share(view, view.points[2]) == pytest.approx(wanted)
     assert serial_share(view, view.points[0]) is None
     amdahl = {1: 1.0, 2: 0.55, 4: 0.325, 8: 0.2125}  # a tenth of the work is serial
-    (exact,) = arrange([record(mode="strong", ranks=ranks, step_s=(time,) * 3) for ranks, time in amdahl.items()])
+    (exact,) = arrange(
+        [record(mode="strong", ranks=ranks, step_s=(time,) * 3, model_flops=1e9) for ranks, time in amdahl.items()]
+    )
     assert [serial_share(exact, point) for point in exact.points[1:]] == pytest.approx([0.1] * 3)
+
+
+def test_intervals_have_both_ends_in_the_csv_and_predicted_values_say_so(full):
+    weak, line = (next(view for view in full.views if view.name == name) for name in ("weak", "full-machine"))
+    head, first, *_ = table_csv(points_table(weak)).splitlines()
+    cells = dict(zip(head.split(","), first.split(","), strict=True))
+    measured = weak.points[0].measured
+    assert [float(cells["step_s_low"]), float(cells["step_s_high"])] == [measured.low, measured.high]
+    rows = table_csv(efficiency_table(weak)).splitlines()
+    assert "efficiency_low_percent,efficiency_high_percent" in rows[0]
+    assert rows[1].split(",")[2:4] == ["base", ""]
+    names = table_csv(points_table(line)).splitlines()[0].split(",")
+    assert all(name.startswith("predicted_") for name in names if name.endswith(("_s", "_percent")))
 
 
 def test_predicted_studies_have_a_section_of_their_own_that_is_marked(full):

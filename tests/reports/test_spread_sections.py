@@ -9,8 +9,8 @@ from reports.campaign import Campaign
 from reports.points import arrange
 from reports.sections import exclusions, imbalance, methodology, provenance, variability
 from scaling_studies.provenance import REQUIRED
-from scaling_studies.records import RUNNING, RankTimes, RecordFolder
-from tests.record_sets import campaign, continuation, counts, record, six_jobs
+from scaling_studies.records import FAILED, RUNNING, RankTimes, RecordFolder
+from tests.record_sets import campaign, continuation, counts, prediction, record, six_jobs
 from tests.reports import rule_breaking_sets as sets
 from tests.reports.blocks import campaign_of, column, numbers, picture_of, table_of, texts, words
 
@@ -40,9 +40,16 @@ def test_a_drift_of_the_machine_is_found_over_all_points():
     assert [row[0].number for row in rows] == list(range(1, 19))
 
 
+def test_a_sure_trend_too_small_to_count_is_not_called_none():
+    jobs = [record(step_s=(0.1 * (1 + 0.001 * number),) * 3, attempt=number, started_at=f"2026-11-22T1{number}:00:00")
+            for number in range(1, 9)]  # fmt: skip
+    said = column(table_of(variability.sections(campaign_of(jobs)), "variability-jobs-weak"), "trend in time")
+    assert said == ["rising, but by less than the 2 % that count (+0.6 %)"]
+
+
 def test_without_start_times_nothing_is_said_of_the_order():
     sections = variability.sections(campaign_of(campaign()))
-    assert set(column(table_of(sections, "variability-jobs-weak"), "order of jobs")) == {"start times not recorded"}
+    assert set(column(table_of(sections, "variability-jobs-weak"), "trend in time")) == {"start times not recorded"}
     assert not any(getattr(block, "name", "") == "order-of-jobs" for block in sections[0].blocks)
 
 
@@ -66,6 +73,10 @@ def test_imbalance_is_largest_over_mean():
     assert numbers(table, "of the step") == [pytest.approx(20.0)]
     assert numbers(table, "expert rows, largest over mean") == [pytest.approx(1.5)]
     data = picture_of(sections, "weak-ranks").data
+    (folded,) = imbalance.sections(campaign_of([prediction(0.1, expert_rows_per_rank=(1.0,), counts_per_rank=())]))
+    assert [entry.name for entry in table_of([folded], "imbalance-weak").columns] == [
+        "ranks", "expert rows, largest over mean",
+    ]  # fmt: skip
     assert numbers(data, "value") == [1.0, 0.6, 0.0, 0.4, 4000.0, 6000.0, 100.0, 300.0]
 
 
@@ -92,6 +103,7 @@ def test_everything_left_out_is_listed_with_its_reason():
                        "exit code 1: rank 1 ran out of <memory>"]  # fmt: skip
     assert rows[1][2:] == ["file torn.json", "refused", "not a complete JSON document"]
     assert words(sections).startswith("13 measured attempts have ended: 12 DONE, 1 FAILED.")
+    assert words(exclusions.sections(campaign_of([record()]))).startswith("1 measured attempt has ended: 1 DONE.")
 
 
 def test_planned_stands_beside_shown_and_names_points_without_a_record():
@@ -105,6 +117,8 @@ def test_planned_stands_beside_shown_and_names_points_without_a_record():
 
 def test_a_failed_prediction_is_left_out_with_its_reason():
     rows = texts(table_of(exclusions.sections(sets.gap_in_the_line()), "exclusions"))
+    lost = [prediction(0.1, ranks=ranks, state=FAILED, reason="no rates") for ranks in (1, 2)]
+    assert "2 predictions or files are listed below." in words(exclusions.sections(campaign_of(lost)))
     assert rows == [["weak", "2 ranks", "prediction", "FAILED", "no rates for 2 ranks"]]
 
 

@@ -13,8 +13,11 @@ def test_the_paragraph_says_what_ran_how_it_scaled_what_limits_and_how_good_the_
     said = verdict.paragraph(campaign_of([*six_jobs(), *throughput()]))
     assert "trained the interatomic potential matris-tiny on testhost with 1, 2 and 4 parallel processes" in said
     assert "60 training runs count" in said
-    assert "Weak scaling, where every rank keeps its work, reaches 77 % efficiency (predicted 77 %) at 4 ranks." in said
-    assert "(batch) reaches 200 % of the structures per second of 1 structure per rank (predicted 200 %)" in said
+    assert "Weak scaling, where every rank keeps its work, reaches 77 % efficiency (95 % interval 76 to 78 %, " in said
+    assert "predicted 77 %) at 4 ranks." in said
+    assert (
+        "reaches 200 % of the structures per second of 1 structure per rank (95 % interval 197 to 203 %, pred" in said
+    )
     assert "What limits it is BF + BE, double backward" in said
     assert "off by 6.2 % in the median" in said
 
@@ -23,6 +26,19 @@ def test_points_whose_ranks_share_cores_do_not_make_the_verdict():
     said = verdict.paragraph(campaign_of(campaign()))
     assert "reaches 91 % efficiency (predicted 90 %) at 2 ranks; 4 ranks share cores and are left out here" in said
     assert "Over 4 points with a core for every rank" in said
+
+
+def test_published_values_stand_beside_what_is_predicted_for_the_same_machine():
+    said = verdict.paragraph(campaign_of(continuation()))
+    assert "Predicted, not run here: matris-moe-l on lineshine reaches 92 % weak efficiency at 131,072 ranks" in said
+    assert "Published by its authors, with other jobs and base points: weak 90.3 %, strong 50.6 %." in said
+
+
+def test_a_base_point_whose_jobs_scatter_is_warned_about():
+    base = [record(step_s=(0.1 * factor,) * 3, attempt=number) for number, factor in enumerate((1, 1.3, 0.9), 1)]
+    said = words(verdict.sections(campaign_of([*base, record(ranks=2)])))
+    assert "The base point of weak (1 rank) is uncertain: its jobs took from 90 ms to 130 ms a step" in said
+    assert "is uncertain" not in words(verdict.sections(campaign_of(six_jobs())))
 
 
 def test_a_change_against_an_earlier_campaign_is_part_of_the_verdict():

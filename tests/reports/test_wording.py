@@ -9,7 +9,8 @@ from tests.record_sets import continuation, record, throughput
 
 @pytest.mark.parametrize(
     ("value_s", "text"),
-    [(0.0, "0 s"), (3e-12, "0 s"), (4.2e-5, "42 µs"), (0.1, "100 ms"), (1.0, "1 s"), (12.34, "12.3 s"),
+    [(0.0, "0 s"), (3e-12, "0 s"), (4.2e-5, "42 µs"), (0.1, "100 ms"), (1.0, "1.00 s"), (8.999, "9.00 s"),
+     (12.34, "12.3 s"), (-0.0121, "−12.1 ms"), (-2e-12, "0 s"),
      (999.4, "999 s"), (4321.0, "4,321 s")],
 )  # fmt: skip
 def test_times(value_s, text):
