@@ -10,10 +10,11 @@ name and leaves the others readable.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,6 @@ def from_json(text: str) -> Record:
     known = {entry.name for entry in dataclasses.fields(Record)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"unknown fields {', '.join(unknown)}")
-    _check_kinds(values)
     try:
         return Record(**_typed(values))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -261,26 +261,39 @@ def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is no number of JSON")
 
 
-def _check_kinds(values: Mapping[str, Any]) -> None:
-    """Raise UserError for the first field that JSON holds in another kind than its annotation says."""
-    for entry in dataclasses.fields(Record):
-        value, annotation = values.get(entry.name, ""), str(entry.type)
-        if entry.name not in values or (value is None and annotation.endswith("| None")):
-            continue
-        word = re.split(r"\W", annotation)[0]
-        kinds = JSON_KINDS.get(word, (dict,))  # a dataclass is an object
-        if not isinstance(value, kinds) or (isinstance(value, bool) and word != "bool"):
-            raise UserError(f"field {entry.name} is {str(value)[:40]!r}: it must be of type {annotation}")
+@functools.cache
+def _kinds(section: Any) -> dict[str, tuple[str, tuple[type, ...]]]:
+    """Field of a dataclass -> its annotation, and the kinds in which JSON may hold it."""
+    found = {}
+    for entry in dataclasses.fields(section):
+        annotation = str(entry.type)
+        kinds = JSON_KINDS.get(re.split(r"\W", annotation)[0], (dict,))  # another dataclass is an object
+        found[entry.name] = annotation, (*kinds, type(None)) if annotation.endswith("| None") else kinds
+    return found
+
+
+def _checked(section: Hashable, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values. Raises UserError for the first that JSON holds in another kind than its annotation says."""
+    known = _kinds(section)
+    for name, value in values.items():
+        annotation, kinds = known[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise UserError(f"field {name} is {str(value)[:40]!r}: it must be of type {annotation}")
+    return values
 
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:
     """The fields that JSON does not keep as they are, made again."""
+    _checked(Record, values)
+    counts = (_checked(RankCounts, entry) for entry in values.get("counts_per_rank", ()))
+    ceilings = (_checked(Ceiling, entry) for entry in values.get("ceilings", ()))
+    workload = {phase: _checked(PhaseWorkload, entry) for phase, entry in values.get("workload", {}).items()}
     made: dict[str, Any] = {
-        "counts_per_rank": tuple(RankCounts(**counts) for counts in values.get("counts_per_rank", ())),
-        "ceilings": tuple(Ceiling(**ceiling) for ceiling in values.get("ceilings", ())),
-        "workload": {phase: PhaseWorkload(**work) for phase, work in values.get("workload", {}).items()},
+        "counts_per_rank": tuple(RankCounts(**entry) for entry in counts),
+        "ceilings": tuple(Ceiling(**entry) for entry in ceilings),
+        "workload": {phase: PhaseWorkload(**entry) for phase, entry in workload.items()},
         "phase_s": {phase: _floats(times) for phase, times in values.get("phase_s", {}).items()},
-        "peak": Peak(**values["peak"]) if values.get("peak") else None,
+        "peak": Peak(**_checked(Peak, values["peak"])) if values.get("peak") else None,
         "rank_times": None,
     }
     if values.get("rank_times"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,20 +143,31 @@ def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
     if any(record.source != MEASURED and not record.repeats_planned for record in attempts.read()):
         raise UserError(f"{attempts.folder} holds a campaign that is predicted only: use a new --out")
     known = {cell.id for cell in cells}
-    now = {(cell.study.name, float(cell.scale)): cell.code_version for cell in cells}
+    cell_at = {(cell.study.name, float(cell.scale)): cell for cell in cells}
     for record in attempts.read():
         if record.source != MEASURED or record.cell_id in known:
             continue
         where, then = f"study {record.study} at {record.scaled} = {record.x:,g}", record.provenance.get("code_version")
-        if (code := now.get((record.study, record.x))) is not None and then != code:
+        cell = cell_at.get((record.study, record.x))
+        if cell is not None and then != cell.code_version:
             raise UserError(
-                f"{where} was measured with code {then} and the code is {code} now: they are not comparable, so use a "
-                f"new --out, or restore the code; what {attempts.folder} holds stays"
+                f"{where} was measured with code {then} and the code is {cell.code_version} now: they are not "
+                f"comparable, so use a new --out, or restore the code; what {attempts.folder} holds stays"
+            )
+        if cell is not None and (layout := cell.layout.to_mapping()) != record.layout:
+            raise UserError(
+                f"{where} was measured with layout {_words(record.layout)} and would have {_words(layout)} now: use "
+                "the declaration and machine file of before, or a new --out"
             )
         raise UserError(
             f"{attempts.folder} holds results of another declaration or other data ({where}, cell {record.cell_id}): "
             "use a new --out so that nothing is mixed"
         )
+
+
+def _words(layout: Mapping[str, Any]) -> str:
+    """A layout in words: unit 2, replicas 3, shard_degree 2."""
+    return ", ".join(f"{name} {value}" for name, value in layout.items() if value not in (1, "unit_first")) or "unit 1"
 
 
 def _refuse_other_frame(attempts: Attempts, cells: Sequence[Cell], machine: Machine) -> None:

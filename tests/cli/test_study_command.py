@@ -114,13 +114,27 @@ def test_status_of_a_finished_campaign(finished, capsys):
     assert document["studies"][0]["node_hours"] > 0
 
 
-def test_results_of_other_code_are_refused_with_both_versions(inputs, finished, tmp_path, capsys):
-    shutil.copytree(finished, tmp_path / "out")
-    for path in (tmp_path / "out" / RECORD_FOLDER).glob("*attempt*.json"):
+def as_of_other_cells(folder, change):
+    """Make the attempts of a study folder those of other cells. change: takes the values of a record."""
+    for path in (folder / RECORD_FOLDER).glob("*attempt*.json"):
         record = json.loads(path.read_text())
-        record["cell_id"], record["provenance"]["code_version"] = "0" * 12, "0.0.1+older"
+        record["cell_id"] = "0" * 12
+        change(record)
         path.unlink()
         (path.parent / from_json(json.dumps(record)).file_name).write_text(json.dumps(record))
+
+
+def test_results_of_another_layout_are_refused_with_both(inputs, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "out")
+    as_of_other_cells(tmp_path / "out", lambda record: record["layout"].update(unit=4, graph_degree=2))
+    assert main(words(inputs, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert "at ranks = 1 was measured with layout unit 4, graph_degree 2 and would have unit 1 now" in error
+
+
+def test_results_of_other_code_are_refused_with_both_versions(inputs, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "out")
+    as_of_other_cells(tmp_path / "out", lambda record: record["provenance"].update(code_version="0.0.1+older"))
     assert main(words(inputs, tmp_path / "out")) == 2
     error = capsys.readouterr().err
     assert "study weak at ranks = 1 was measured with code 0.0.1+older and the code is 0.1.0+" in error
@@ -140,8 +154,9 @@ def test_other_data_in_the_same_folder_is_refused_and_nothing_is_lost(inputs, fi
 @pytest.mark.parametrize(
     ("file", "old", "new", "words_of_it"),
     [("study.toml", "repeats = 1", "repeats = 1\nbase_ranks = 2", "set base_ranks = 1, or use a new --out"),
+     ("study.toml", "repeats = 1", "repeats = 1\nlayout = 'planned'\nrecompute = true", "another declaration"),
      ("machine.toml", 'name = "', 'name = "other-', "holds times of machine")],
-    ids=["base", "machine"],
+    ids=["base", "settings", "machine"],
 )  # fmt: skip
 def test_another_base_or_machine_in_the_same_folder_is_refused_before_anything_changes(
     inputs, finished, tmp_path, file, old, new, words_of_it, capsys

@@ -57,6 +57,8 @@ def test_a_truncated_file_is_refused_by_name_and_the_others_stay(tmp_path):
         ({"step_s": "0.1"}, "of type tuple"),
         ({"peak": 5e10}, "of type Peak | None"),
         ({"nodes": True}, "of type int | None"),
+        ({"counts_per_rank": [{"structures": 1, "atoms": 2, "edges": None, "bonds": 0, "angles": 0}]}, "field edges"),
+        ({"workload": {"FE": {"flops": "1", "bytes": 1.0}}}, "field flops is '1'"),
         ({"model_flops": float("inf")}, "Infinity is no number"),
     ],
 )
