@@ -279,6 +279,10 @@ def compared_soundly(campaign: Campaign, document: Document | None = None) -> Ve
             found.add(FLAGGED, "too few jobs for a rank test, so nothing is said of differences", few_jobs)
         elif in_blocks is None:
             found.add(FLAGGED, "the order of the jobs is not on record", view.name)
+    drift = samples.drift(views)
+    if drift.shown:
+        finding = "the machine drifted, which the order of the jobs spreads over all points but does not remove"
+        found.add(FLAGGED, finding, f"jobs relative to their points {drift.words} in time")
     if document is not None:
         for where, word in document_checks.comparing_words(document):
             found.add(BROKEN, "words of comparison without a test", f"{word!r} in {where}")
@@ -381,6 +385,11 @@ def bounds_shown(campaign: Campaign, document: Document | None = None) -> Verdic
                 finding = "held against the peak of another dtype, so percent of peak is withheld (n/a)"
                 found.add(BROKEN, finding, f"{place(point)}, {listed(odd)}")
             ratio = view.efficiency_measured(point)
+            bound, interval = view.efficiency_bound(point), view.efficiency_interval(point)
+            least = interval.low if interval is not None else ratio
+            if ratio is not None and least is not None and bound is not None and not point.is_base and least > bound:
+                finding = "measured above its predicted bound, which is then no bound"
+                found.add(FLAGGED, finding, f"{place(point)}, {100 * ratio:.1f} against {100 * bound:.1f} %")
             if view.mode != "throughput" and ratio is not None and ratio > SUPERLINEAR:
                 found.add(FLAGGED, "efficiency above the ideal needs a reason", f"{place(point)}, {100 * ratio:.0f} %")
     always = [f"{count_of(bounded, 'point')} with a prediction or a named peak beside the ideal line"]

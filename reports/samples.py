@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from reports.points import Point, StudyView
 from scaling_studies.provenance import REQUIRED, missing
 from scaling_studies.records import Record
-from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
+from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL, Trend, job_step_s, order_effect
 
 NORMALITY_LEVEL = 0.01  # below this p of the Shapiro-Wilk test jobs are said not to be normally distributed
 TAIL_FACTOR = 1.5  # assumed: a 95th percentile this far above the median is a tail that the median hides
@@ -119,6 +119,16 @@ def ran_in_blocks(view: StudyView) -> bool | None:
     cells = [job.cell_id for job in order]
     changes = sum(one != other for one, other in itertools.pairwise(cells))
     return changes == len(points) - 1
+
+
+def drift(views: Sequence[StudyView]) -> Trend:
+    """Whether all jobs together, each relative to the median of its point, rise or fall with time."""
+    pairs = [
+        (job_step_s(job.step_s) / point.measured.median, job.started_at)
+        for view in views for point in view.points if point.measured is not None and len(point.jobs) > 1
+        for job in point.jobs if job.started_at
+    ]  # fmt: skip
+    return order_effect([share for share, _ in pairs], [began for _, began in pairs])
 
 
 def works(jobs: Sequence[Record]) -> list[float]:

@@ -35,6 +35,7 @@ PREDICTED_COLUMNS = (
     Column(name="communication", numeric=True, csv_name="predicted_communication_s"),
     Column(name="waiting", numeric=True, csv_name="predicted_wait_s"),
 )
+SUPERLINEAR_NOTE = "More than 100 % needs a reason: caches that hold a smaller share, or a base point that ran badly."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,8 @@ def outcome(view: StudyView) -> str:
         f"{seconds(point.measured.median)}, and {seconds(base.measured.median)} at the base, {base_place(view)}."
     )
     limit = limit_sentence(point, measured_losses(view, point), is_predicted=False)
-    return " ".join(part for part in (words, limit) if part)
+    above = SUPERLINEAR_NOTE if view.mode != "throughput" and (view.efficiency_measured(point) or 0) > 1.05 else ""
+    return " ".join(part for part in (words, limit, above) if part)
 
 
 def measured_efficiency(view: StudyView, point: Point) -> str:
@@ -118,7 +120,7 @@ def measured_efficiency(view: StudyView, point: Point) -> str:
     notes = [f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} %"] if interval is not None else []
     notes += [f"predicted {100 * predicted:.1f} %"] if predicted is not None else []
     if bound is not None and view.mode != "throughput":
-        notes.append(f"without communication at most {100 * bound:.1f} %")
+        notes.append(f"predicted without communication {100 * bound:.1f} %")
     return f"{100 * efficiency:.1f} %" + (f" ({', '.join(notes)})" if notes else "")
 
 

@@ -15,6 +15,11 @@ from reports.points import PHASE_NAMES, PHASE_ORDER, Point, StudyView
 from reports.scaling_section import last_measured
 from reports.wording import NOT_MEASURED, place, scaled_name, seconds, study_title
 
+PHASES = (
+    "A step has these phases: data, the batch is read; FE, forward pass for the energies; FF, forces and stresses as "
+    "their derivatives; BF + BE, backward pass of the loss through both; gradient sync, gradients are summed over "
+    "ranks and ranks wait for one another; optimizer, parameters change."
+)
 LOSS_NOTE = (
     "Ideal is the time of the part at the base point, scaled as the ideal step; lost is found minus ideal, and the "
     "losses add up to that of the whole step."
@@ -23,16 +28,17 @@ LOSS_NOTE = (
 
 def sections(campaign: Campaign) -> tuple[Section, ...]:
     """One section for measured studies and one for those only predicted."""
-    made = []
+    made: list[Section] = []
     for views, ident, title, tag in (
         (campaign.measured_views, "breakdown", "Where the time goes", ""),
         (campaign.predicted_views, "breakdown-predicted", "Where the time would go", NOT_MEASURED),
     ):
         parts = [(view, _study(view)) for view in views]
-        blocks = [
+        blocks: list[Block] = [
             block for view, own in parts if own for block in (Heading(text=study_title(view)), *own)
         ]  # fmt: skip
         if blocks:
+            blocks = blocks if made else [Text(text=PHASES), *blocks]
             short = "Breakdown" if not tag else "Breakdown, predicted"
             made.append(
                 Section(id=ident, title=title, short=short, blocks=tuple(blocks), tag=tag,

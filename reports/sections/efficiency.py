@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from reports import values
 from reports.campaign import Campaign
 from reports.document import Block, Bullets, Column, Section, Table, Text, Value
+from reports.key_table import study_label
 from reports.points import Point, StudyView
 from reports.scaling_section import OVERSUBSCRIBED_NOTE, x_value
 from reports.wording import NOT_MEASURED, base_place, scaled_name
@@ -18,7 +19,8 @@ MEANINGS = (
     "Ideal is 100 %: the step time of the base point, scaled as the study says.",
     "The bound is the predicted step with no communication and no waiting, held against the base point as predicted "
     "(communication included). Between it and the prediction lies what communication costs, between it and the ideal "
-    "work that does not shrink with the ranks. A bound above 100 % means that the base point itself communicates.",
+    "work that does not shrink with the ranks. A bound above 100 % means that the base point itself communicates. It "
+    "is predicted: a measured value above it means that the prediction takes too long there.",
     "The prediction comes from the machine's calibration, the model and the structures; it uses none of these runs.",
 )
 INTERVAL_MEANING = (
@@ -83,7 +85,7 @@ def efficiency_table(view: StudyView) -> Table:
     return Table(
         name=f"{view.name}-efficiencies", columns=tuple(columns),
         rows=tuple(tuple(_row(view, point)) for point in view.points), note=OVERSUBSCRIBED_NOTE if starred else "",
-        caption=f"Efficiency of {view.name} ({view.mode}) against {base_place(view)}"
+        caption=f"Efficiency of {study_label(view)} against {base_place(view)}"
         f"{'' if measured else ', predicted, not measured'}.",
     )  # fmt: skip
 

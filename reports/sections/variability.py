@@ -10,7 +10,7 @@ from reports.document import Block, Column, Heading, Section, Table, Text, Value
 from reports.points import Point, StudyView
 from reports.scaling_section import x_value
 from reports.wording import NOT_MEASURED, scaled_name, signed_percent, study_title
-from scaling_studies.statistics import SIGNIFICANCE, THRESHOLD, Trend, order_effect
+from scaling_studies.statistics import LEAST_P_OF_T, SIGNIFICANCE, THRESHOLD, Trend, order_effect
 
 LEAD = (
     "The job is the sample; steps inside a job and ranks inside a step are correlated and say only how even the work "
@@ -55,14 +55,12 @@ def _trend_words(found: Trend) -> str:
 
 def _order_words(views: list[StudyView]) -> str:
     """Whether all jobs together, each relative to its point, rise or fall with time."""
-    pairs = [
-        (statistics.median(job.step_s) / point.measured.median, job.started_at)
-        for view in views for point in view.points if point.measured is not None and len(point.jobs) > 1
-        for job in point.jobs if job.started_at
-    ]  # fmt: skip
-    found = _order(pairs)
-    p = f" (Spearman {found.correlation:+.2f}, p = {found.p_value:.2g})" if found.correlation is not None else ""
-    return f"Drift over the whole campaign, {len(pairs)} jobs relative to their points: {_trend_words(found)}{p}."
+    found = samples.drift(views)
+    p = ""
+    if found.correlation is not None and found.p_value is not None:
+        sign = "below" if found.p_value <= LEAST_P_OF_T else "="
+        p = f" (Spearman {found.correlation:+.2f}, p {sign} {max(found.p_value, LEAST_P_OF_T):.2g})"
+    return f"Drift over the whole campaign, {found.num} jobs relative to their points: {_trend_words(found)}{p}."
 
 
 def percent_with_digits(fraction: float) -> str:

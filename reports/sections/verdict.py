@@ -122,7 +122,7 @@ def _machines_reached(views: Sequence[StudyView]) -> list[str]:
             point, efficiency = known[-1], view.efficiency_predicted(known[-1]) or 0.0
             words = f"{_result(view, efficiency)} at {place(point)} (against {base_place(view)})"
             ends.setdefault((point.any_record.model, point.any_record.machine), []).append(words)
-    return [f"Predicted, not run here: {model} on {machine} reaches {listed(words)}.{_as_published(machine, model)}"
+    return [f"Predicted, not run here: {model} on {machine} would reach {listed(words)}.{_as_published(machine, model)}"
             for (model, machine), words in ends.items()]  # fmt: skip
 
 

@@ -142,6 +142,11 @@ def one_after_the_other() -> Campaign:
     return campaign_of(changed(lambda entry: True, moved))
 
 
+def drifting_machine() -> Campaign:
+    """Rule 7: each job takes longer than the one before, at every point."""
+    return campaign_of(changed(lambda entry: True, lambda entry: stretched(entry, 1 + 0.02 * entry.attempt)))
+
+
 def heavy_tail() -> Campaign:
     """Rule 8: one step in five takes three times as long; the median does not notice."""
 
@@ -211,6 +216,13 @@ def peak_of_another_dtype() -> Campaign:
     return with_fields(lambda entry: entry.ranks == 4, peak=other)
 
 
+def bound_that_is_none() -> Campaign:
+    """Rule 11: the predicted bound lies below what was measured."""
+    slow = [replace(entry, step_s=(0.2,), phase_s={}) if entry.source != MEASURED and entry.ranks == 4 else entry
+            for entry in clean_records()]  # fmt: skip
+    return campaign_of(slow)
+
+
 def mixed_models() -> Campaign:
     """Rule 12: a line through points of two models."""
     return campaign_of(
@@ -244,6 +256,7 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (6, two_humps, "flagged", "jobs are not normally distributed, so no standard deviation is given: weak at 4 ranks"),
     (7, one_after_the_other, "broken", "all jobs of a point ran before those of the next"),
     (7, too_few_jobs, "flagged", "too few jobs for a rank test, so nothing is said of differences: weak at 1 rank"),
+    (7, drifting_machine, "flagged", "jobs relative to their points rising by"),
     (8, heavy_tail, "flagged", "the median hides a tail: a long run costs the mean: weak at 4 ranks, median"),
     (9, provenance_lost, "broken", f"provenance is missing: weak at 2 ranks, {REQUIRED[0]}"),
     (9, factor_changed, "broken", "should be the same: weak at 2 ranks, machine: testhost and another host"),
@@ -260,6 +273,7 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (11, no_bound, "flagged", "neither a prediction nor a peak to hold it against: weak at 1 rank"),
     (11, above_the_peak, "broken", "measured FLOP rate above the peak"),
     (11, peak_of_another_dtype, "broken", "of another dtype, so percent of peak is withheld (n/a): weak at 4 ranks"),
+    (11, bound_that_is_none, "flagged", "measured above its predicted bound, which is then no bound: weak at 4 ranks"),
     (12, mixed_models, "broken", "one line would join points of different model: weak, matris-tiny and matris-small"),
     (12, gap_in_the_line, "flagged", "without a prediction inside a line, which has a gap there: weak at 2 ranks"),
 )

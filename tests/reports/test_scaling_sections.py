@@ -82,7 +82,7 @@ def test_jobs_that_did_different_work_have_no_rate():
 def test_the_outcome_names_efficiency_interval_prediction_bound_and_what_limits(full):
     said = words(weak.sections(full)[:1])
     assert "At 4 ranks the weak efficiency is 76.9 % (95 % interval 75.8 to 77.9 %, predicted 76.9 %" in said
-    assert "without communication at most 85.5 %" in said
+    assert "predicted without communication 85.5 %" in said
     assert "What limits it is BF + BE, double backward: 13.7 ms, 45 % of that." in said
 
 
@@ -125,6 +125,12 @@ def test_intervals_have_both_ends_in_the_csv_and_predicted_values_say_so(full):
     assert rows[1].split(",")[2:4] == ["base", ""]
     names = table_csv(points_table(line)).splitlines()[0].split(",")
     assert all(name.startswith("predicted_") for name in names if name.endswith(("_s", "_percent")))
+
+
+def test_an_efficiency_above_the_ideal_asks_for_a_reason():
+    said = words(weak.sections(campaign_of([record(), record(ranks=2, step_s=(0.08,) * 3)])))
+    assert "the weak efficiency is 125.0 %" in said
+    assert "More than 100 % needs a reason" in said
 
 
 def test_predicted_studies_have_a_section_of_their_own_that_is_marked(full):

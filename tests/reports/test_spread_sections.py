@@ -35,6 +35,7 @@ def test_a_drift_of_the_machine_is_found_over_all_points():
     drifting = sets.changed(lambda entry: True, lambda entry: sets.stretched(entry, 1 + 0.03 * entry.attempt))
     sections = variability.sections(campaign_of(drifting))
     assert "Drift over the whole campaign, 18 jobs relative to their points: rising by" in words(sections)
+    assert ", p below 0.0001)." in words(sections)
     assert "no trend shown" in words(variability.sections(sets.clean()))
     rows = picture_of(sections, "order-of-jobs").data.rows
     assert [row[0].number for row in rows] == list(range(1, 19))
