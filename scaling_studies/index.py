@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from janus.errors import UserError
+from scaling_studies.atomic import write_atomically
 from scaling_studies.records import Record
 
 INDEX_FILE = "index.parquet"
@@ -53,13 +54,7 @@ def write_index(folder: Path, records: Sequence[Record]) -> Path:
 
     if not records:
         raise UserError(f"{folder} holds no record to index: run 'janus study run' first, or check the path")
-    path = folder / INDEX_FILE
-    temporary = path.with_suffix(".tmp")
-    try:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(index_rows(records)), temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}): free space or choose another folder") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    path, sink = folder / INDEX_FILE, pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(index_rows(records)), sink)
+    write_atomically(path, sink.getvalue().to_pybytes())
     return path

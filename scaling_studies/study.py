@@ -361,7 +361,7 @@ def _run_recipe(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from None
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno}: {error.msg}: correct that line") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         raise UserError(f"{path} line {lines[-1] if lines else '?'}: {kind}{error}") from None

@@ -46,3 +46,9 @@ def test_phases_of_any_record_are_columns():
 def test_an_empty_folder_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="holds no record to index"):
         write_index(tmp_path, [])
+
+
+def test_a_folder_that_takes_no_file_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*index.parquet"):
+        write_index(tmp_path / "file", campaign())

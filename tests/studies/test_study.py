@@ -150,6 +150,7 @@ def test_a_campaign_may_be_a_python_file(tmp_path):
         (["a b"], "", "line 3: study name 'a b'"),
         (["a"], "studies[0].ranks[9]", "line 4: IndexError"),
         (["a"], "studies = (", "line 4: "),
+        (["a"], "raise SystemExit(0)", "line 4: SystemExit"),
         (["a"], "studies = 'weak'", "defines no campaign"),
         (["a", "a"], "", "each must be used once"),
         (["a"], "import dataclasses; studies = [dataclasses.replace(studies[0], repeats=2.5)]", "repeats is 2.5"),
