@@ -160,8 +160,8 @@ def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
                 "the declaration and machine file of before, or a new --out"
             )
         raise UserError(
-            f"{attempts.folder} holds results of another declaration (points, settings, executor, launcher) or other data "
-            f"({where}, cell {record.cell_id}): use a new --out so that nothing is mixed"
+            f"{attempts.folder} holds results of another declaration (points, settings, executor, launcher) or other "
+            f"data ({where}, cell {record.cell_id}): use a new --out so that nothing is mixed"
         )
 
 

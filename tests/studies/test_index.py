@@ -50,5 +50,5 @@ def test_an_empty_folder_is_one_sentence(tmp_path):
 
 def test_a_folder_that_takes_no_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*index.parquet"):
+    with pytest.raises(UserError, match=r"cannot write .*index\.parquet"):
         write_index(tmp_path / "file", campaign())
