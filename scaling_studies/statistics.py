@@ -62,13 +62,6 @@ class Summary:
     coverage: float | None
     kind: str = "cost"
 
-    @property
-    def interval_text(self) -> str:
-        """The interval in words, or the reason there is none."""
-        if self.low is None or self.high is None or self.coverage is None:
-            return f"no CI (n={len(self.samples)})"
-        return f"{self.low:.4g} to {self.high:.4g} ({100 * self.coverage:.1f} % CI, n={len(self.samples)})"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -114,11 +107,13 @@ def median_interval_ranks(num_samples: int, confidence: float = CONFIDENCE) -> t
     None where no pair reaches it. Source: binomial distribution of the count below the median
     (Hoefler and Belli, SC15, section 3.1.3); no assumption on the distribution of the samples.
     """
-    best = None
+    best, arrangements = None, 0  # of the signs of the samples, with fewer than ``lower`` below the median
     for lower in range(1, num_samples // 2 + 1):
-        tail = sum(math.comb(num_samples, count) for count in range(lower)) / 2**num_samples
-        if 1 - 2 * tail >= confidence:
-            best = (lower, num_samples + 1 - lower, 1 - 2 * tail)
+        arrangements += math.comb(num_samples, lower - 1)
+        coverage = 1 - 2 * (arrangements / 2**num_samples)
+        if coverage < confidence:
+            break
+        best = (lower, num_samples + 1 - lower, coverage)
     return best
 
 

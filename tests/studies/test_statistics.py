@@ -36,6 +36,21 @@ def test_interval_ranks_match_the_binomial_table(num_samples, ranks, coverage):
     assert found == pytest.approx(coverage, abs=5e-4)
 
 
+def test_interval_ranks_are_the_narrowest_that_reach_the_confidence():
+    """Against the binomial distribution of scipy, every pair tried."""
+    from scipy import stats
+
+    for num in (*range(1, 60), 300, 1000):
+        covered = {low: stats.binom.cdf(num - low, num, 0.5) - stats.binom.cdf(low - 1, num, 0.5)
+                   for low in range(1, num // 2 + 1)}  # fmt: skip
+        enough = [low for low, share in covered.items() if share >= 0.95]
+        found = median_interval_ranks(num)
+        assert (found is None) == (not enough)
+        if found is not None:
+            assert found[:2] == (max(enough), num + 1 - max(enough))
+            assert found[2] == pytest.approx(covered[max(enough)])
+
+
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 4, 5])
 def test_no_interval_and_no_words_exist_below_six(num_samples):
     few = [1.0 + index for index in range(num_samples)]
@@ -43,7 +58,7 @@ def test_no_interval_and_no_words_exist_below_six(num_samples):
     summary = summarize(few)
     assert summary.low is None
     assert summary.high is None
-    assert summary.interval_text == f"no CI (n={num_samples})"
+    assert summary.coverage is None
     assert bootstrap_ratio(few, SIX) is None
     assert bootstrap_ratio(SIX, few) is None
     assert not interval_within(few, 1e9)
