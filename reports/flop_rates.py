@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from janus.errors import UserError
 from reports import samples
-from reports.points import Point
+from reports.points import Point, peak_objection
 from scaling_studies import ratios
 from scaling_studies.records import Peak, Record
 
@@ -105,8 +105,8 @@ def _rates(records: Sequence[Record], step_s: float) -> FlopRates:
         return replace(rates, note="FLOPs not known")
     if first.peak is None:
         return replace(rates, note="peak not known")
-    if first.peak.dtype != first.dtype:
-        return replace(rates, ceiling=None, note=f"withheld: peak in {first.peak.dtype}, run in {first.dtype}")
+    if objection := peak_objection(first):
+        return replace(rates, ceiling=None, note=f"withheld: {objection}")
     if rates.is_impossible:
         return replace(rates, note="withheld: a rate above the peak")
     return rates

@@ -66,6 +66,19 @@ def key_table(campaign: Campaign, *, ends_only: bool = False) -> Table:
     return Table(name=NAME, columns=COLUMNS, rows=tuple(row.cells for row in rows), groups=tuple(starts))
 
 
+def peak_words(campaign: Campaign) -> str:
+    """What percentages of a peak are of, in a sentence: every peak by name, dtype and source; empty without one."""
+    found: dict[str, None] = {}
+    for point in (point for view in campaign.views for point in view.points):
+        share, _ = _share(point)
+        if share.percent is not None and share.peak is not None:
+            name = share.peak.name.partition(" x ")[2] or share.peak.name
+            found[f"{name}, {share.peak.dtype} ({share.peak.source})"] = None
+    if not found:
+        return ""
+    return f"Of peak: model FLOPs of the typical step, as a share of the devices used together: {'; '.join(found)}."
+
+
 def study_label(view: StudyView) -> str:
     """Name of a study, with its mode where the name does not say it."""
     return view.name if view.mode in view.name else f"{view.name} ({view.mode})"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from reports.campaign import Campaign
 from reports.document import Document
-from reports.key_table import COLUMNS, KeyRow, filled_columns, key_rows
+from reports.key_table import COLUMNS, KeyRow, filled_columns, key_rows, peak_words
 
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
@@ -93,7 +93,7 @@ def _row(row: KeyRow, before: KeyRow | None, kept: Sequence[int]) -> str:
 
 
 def _notes(campaign: Campaign) -> list[str]:
-    notes = list(NOTES)
+    notes = [*NOTES, *([escaped(words)] if (words := peak_words(campaign)) else [])]
     if any(point.oversubscribed for view in campaign.views for point in view.points):
         notes.append("* more ranks than cores.")
     return notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.campaign import Campaign
 from reports.document import Bullets, Document, Section, Table, Text, Value
-from reports.key_table import COLUMNS, NAME, filled_columns, key_rows
+from reports.key_table import COLUMNS, NAME, filled_columns, key_rows, peak_words
 
 VERDICT = "verdict"
 NOTES = (
@@ -55,7 +55,7 @@ def _tables(verdict: Section | None) -> list[Table]:
 
 
 def _notes(campaign: Campaign) -> list[str]:
-    notes = list(NOTES)
+    notes = [*NOTES, *([_inline(words)] if (words := peak_words(campaign)) else [])]
     if any(point.oversubscribed for view in campaign.views for point in view.points):
         notes.append("\\* more ranks than cores.")
     if campaign.predicted_views:

@@ -30,6 +30,7 @@ COMMUNICATION_CAUSES = (  # of a prediction, as perfmodel names them
 WAIT_CAUSE = "wait"
 CAUSE_NAMES = {WAIT_CAUSE: "waiting", "outside": "outside phases"}  # others as perfmodel names them
 MODE_ORDER = ("weak", "strong", "throughput")
+FLOPS_ROUNDING = 1e-6
 SAME_SCALED_WORK = 0.05  # assumed: relative difference up to which a study held constant what it says
 
 
@@ -306,6 +307,16 @@ def _points(records: Sequence[Record]) -> list[Point]:
     return points
 
 
+def peak_objection(record: Record) -> str:
+    """Why a record's FLOPs cannot be held against its peak; empty where nothing speaks against it."""
+    if record.peak is not None and record.peak.dtype != record.dtype:
+        return f"peak in {record.peak.dtype}, run in {record.dtype}"
+    model, executed = record.model_flops, record.executed_flops
+    if model is not None and executed is not None and model > (1 + FLOPS_ROUNDING) * executed:
+        return "more model FLOPs than executed ones"
+    return ""
+
+
 def _no_share(note: str) -> Share:
     return Share(percent=None, peak=None, note=note)
 
@@ -316,8 +327,8 @@ def _share(record: Record, step_s: float) -> Share:
         return _no_share("peak not known")
     if record.model_flops is None:
         return _no_share("FLOPs not known")
-    if record.peak.dtype != record.dtype:
-        return _no_share(f"withheld: a run in {record.dtype} has no share of a peak in {record.peak.dtype}")
+    if objection := peak_objection(record):
+        return _no_share(f"withheld: {objection}")
     try:
         percent = ratios.percent_of_peak(record.model_flops, step_s, record.peak)
     except UserError as error:

@@ -381,9 +381,8 @@ def bounds_shown(campaign: Campaign, document: Document | None = None) -> Verdic
                 if share.percent is None and share.peak is not None:
                     finding = f"{kind} FLOP rate above the peak, so a number is wrong and it is withheld (n/a)"
                     found.add(BROKEN, finding, place(point))
-            if odd := samples.foreign_peaks(point):
-                finding = "held against the peak of another dtype, so percent of peak is withheld (n/a)"
-                found.add(BROKEN, finding, f"{place(point)}, {listed(odd)}")
+            if reasons := samples.peak_objections(point):
+                found.add(BROKEN, "percent of peak is withheld (n/a)", f"{place(point)}, {listed(reasons)}")
             ratio = view.efficiency_measured(point)
             bound, interval = view.efficiency_bound(point), view.efficiency_interval(point)
             least = interval.low if interval is not None else ratio

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.points import Point, StudyView
+from reports.points import Point, StudyView, peak_objection
 from scaling_studies.provenance import REQUIRED, missing
 from scaling_studies.records import Record
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL, Trend, job_step_s, order_effect
@@ -147,11 +147,10 @@ def differs_in_peak(point: Point) -> bool:
     return len({(job.peak.flops_per_s, job.peak.dtype) if job.peak else None for job in point.jobs}) > 1
 
 
-def foreign_peaks(point: Point) -> list[str]:
-    """The dtypes of runs and predictions of a point that are held against the peak of another dtype, each once."""
+def peak_objections(point: Point) -> list[str]:
+    """Why runs and prediction of a point cannot be held against their peaks, each reason once."""
     records = [record for record in (*point.jobs, point.prediction) if record is not None]
-    dtypes = {(record.dtype, record.peak.dtype) for record in records if record.peak is not None}
-    return [f"{own} against {peak}" for own, peak in sorted(dtypes) if own != peak]
+    return [reason for reason in dict.fromkeys(peak_objection(record) for record in records) if reason]
 
 
 def overlapping(points: Sequence[Point]) -> list[str]:

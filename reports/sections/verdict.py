@@ -12,7 +12,7 @@ from reports import values
 from reports.attributes import attribute_table
 from reports.campaign import Campaign
 from reports.document import Block, Bullets, Section, Table, Text, Value
-from reports.key_table import key_table
+from reports.key_table import key_table, peak_words
 from reports.losses import limit_sentence, measured_losses
 from reports.points import StudyView, paired
 from reports.published import published_run
@@ -212,7 +212,7 @@ def _every_point(campaign: Campaign) -> Table:
     caption = ends[0].upper() + ends[1:]
     if not campaign.is_predicted_only:
         caption = f"Every measured point{f', and {ends}' if campaign.predicted_views else ''}"
-    notes = ["Percent of peak is of model FLOPs and the typical step."]
+    notes = [words for words in (peak_words(campaign),) if words]
     if not campaign.is_predicted_only:
         notes.append("Error is (predicted - measured) / measured of the step time.")
     if any(point.oversubscribed for view in campaign.views for point in view.points):

@@ -216,6 +216,11 @@ def peak_of_another_dtype() -> Campaign:
     return with_fields(lambda entry: entry.ranks == 4, peak=other)
 
 
+def inflated_flops() -> Campaign:
+    """Rule 11: model FLOPs above the executed ones, as if the mathematics needed more than was done."""
+    return with_fields(lambda entry: entry.ranks == 2, executed_flops=1.5e9)
+
+
 def bound_that_is_none() -> Campaign:
     """Rule 11: the predicted bound lies below what was measured."""
     slow = [replace(entry, step_s=(0.2,), phase_s={}) if entry.source != MEASURED and entry.ranks == 4 else entry
@@ -272,7 +277,13 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (10, no_clock, "broken", "jobs without a definition of their clock: weak"),
     (11, no_bound, "flagged", "neither a prediction nor a peak to hold it against: weak at 1 rank"),
     (11, above_the_peak, "broken", "measured FLOP rate above the peak"),
-    (11, peak_of_another_dtype, "broken", "of another dtype, so percent of peak is withheld (n/a): weak at 4 ranks"),
+    (11, peak_of_another_dtype, "broken", "percent of peak is withheld (n/a): weak at 4 ranks, peak in float64, run"),
+    (
+        11,
+        inflated_flops,
+        "broken",
+        "percent of peak is withheld (n/a): weak at 2 ranks, more model FLOPs than executed",
+    ),
     (11, bound_that_is_none, "flagged", "measured above its predicted bound, which is then no bound: weak at 4 ranks"),
     (12, mixed_models, "broken", "one line would join points of different model: weak, matris-tiny and matris-small"),
     (12, gap_in_the_line, "flagged", "without a prediction inside a line, which has a gap there: weak at 2 ranks"),

@@ -90,6 +90,7 @@ def test_markdown_has_the_verdict_and_every_point(measured):
     assert [row[1] for row in full] == ["8", "131,072"]  # base and full machine, nothing measured
     assert all(row[2] == row[3] == "–" for row in full)
     assert "Predicted columns and rows are predicted, not measured." in text
+    assert "used together: matrix product, one core, float32 (measured by janus calibrate)" in text
 
 
 def test_markdown_takes_nothing_for_markup(measured):
