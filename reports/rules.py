@@ -192,6 +192,8 @@ def subsets_have_reasons(campaign: Campaign, document: Document | None = None) -
     if damaged:
         found.add(FLAGGED, "files that could not be read", damaged)
     left_out = [record for point in points for record in point.excluded]
+    if finished := [record.tag for record in left_out if record.step_s]:
+        found.add(FLAGGED, "attempts that have times are left out, each listed with its reason", finished)
     if document is not None and (unlisted := document_checks.unlisted_attempts(document, left_out)):
         found.add(BROKEN, "the report does not list what it leaves out", unlisted)
     always = []
@@ -237,6 +239,8 @@ def intervals_or_deterministic(campaign: Campaign, document: Document | None = N
         if twice := samples.repeated_jobs(point.jobs):
             tags = [job.tag for job in twice]
             found.add(BROKEN, "the same as another job, so intervals are too narrow", tags)
+        if samples.share_an_allocation(point.jobs):
+            found.add(FLAGGED, "several jobs in one allocation, so they are not independent", place(point))
         if len(point.jobs) < MIN_SAMPLES_FOR_INTERVAL:
             finding = f"no interval exists below {MIN_SAMPLES_FOR_INTERVAL} jobs, the raw jobs are shown instead"
             found.add(FLAGGED, finding, f"{place(point)} ({len(point.jobs)})")
@@ -326,6 +330,10 @@ def factors_documented(campaign: Campaign, document: Document | None = None) -> 
             if not view.same_work(point):
                 times = f"{place(point)}, {view.work_against_base(point) or 0.0:.2f} times what the base point asks for"
                 found.add(BROKEN, "the work is not what a study of its mode holds constant (efficiency: n/a)", times)
+    for view in campaign.measured_views:
+        for name in samples.confounded(view):
+            finding = "differs between points and never within one, so its effect looks like scaling"
+            found.add(FLAGGED, finding, f"{name.replace('_', ' ')} of {view.name}")
     if pairs := samples.overlapping(points):
         found.add(FLAGGED, "jobs ran at the same time on the same hosts, so each may have slowed the other", pairs)
     if len(versions) > 1:
@@ -353,7 +361,7 @@ def parallel_time_defined(campaign: Campaign, document: Document | None = None) 
         if len({len(job.warm_up_step_s) for job in jobs}) > 1:
             found.add(BROKEN, "jobs of one study leave out different numbers of warm-up steps", view.name)
         if short := [job.tag for job in jobs if _contradicts_its_steps(job)]:
-            found.add(BROKEN, "the loop is shorter than its steps, or the process than its loop", short)
+            found.add(BROKEN, "phases, steps, loop or process are longer than what holds them", short)
         if blind := [job.tag for job in jobs if job.ranks > 1 and job.rank_times is None]:
             found.add(FLAGGED, "times of the single ranks are not on record", blind)
     always = [f"clock: {clock}" for clock in clocks if clock]
@@ -362,8 +370,10 @@ def parallel_time_defined(campaign: Campaign, document: Document | None = None) 
 
 
 def _contradicts_its_steps(job: Record) -> bool:
-    """Whether the loop took less time than the steps in it, or the whole process less than the loop."""
+    """Whether phases, steps, loop and process do not fit into one another."""
     steps_s = sum(job.warm_up_step_s) + sum(job.step_s)
+    if sum(sum(times) for times in job.phase_s.values()) * SHORTEST_LOOP > sum(job.step_s):
+        return True
     short_loop = job.loop_s is not None and job.loop_s < SHORTEST_LOOP * steps_s
     return short_loop or (job.wall_s is not None and job.loop_s is not None and job.wall_s < job.loop_s)
 

@@ -21,6 +21,7 @@ from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL, Trend, job_step
 NORMALITY_LEVEL = 0.01  # below this p of the Shapiro-Wilk test jobs are said not to be normally distributed
 TAIL_FACTOR = 1.5  # assumed: a 95th percentile this far above the median is a tail that the median hides
 MEAN_EXCESS = 0.1  # assumed: so is a mean step this much longer than the median step
+CONFOUNDING = ("executor", "environment", "library_versions", "operating_system", "driver", "code_version")
 SAME_WORK = 0.01  # relative difference up to which jobs of a point did the same work, as a study's work_tolerance
 
 
@@ -91,6 +92,24 @@ def repeated_jobs(jobs: Sequence[Record]) -> list[Record]:
         if any(key in seen for key in keys):
             found.append(job)
         seen.update(keys)
+    return found
+
+
+def share_an_allocation(jobs: Sequence[Record]) -> bool:
+    """Whether two jobs have one job id, that is, ran in the same allocation of a scheduler."""
+    known = [(job.executor, job.job_id) for job in jobs if job.job_id]
+    return len(set(known)) < len(known)
+
+
+def confounded(view: StudyView) -> list[str]:
+    """Factors of CONFOUNDING that are the same in all jobs of each point and differ from point to point."""
+    found = []
+    groups = [point.jobs for point in view.points if point.jobs]
+    for name in CONFOUNDING:
+        levels = [{repr(job.executor if name == "executor" else job.provenance.get(name)) for job in jobs}
+                  for jobs in groups]  # fmt: skip
+        if all(len(own) == 1 for own in levels) and len(set.union(set(), *levels)) > 1:
+            found.append(name)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.campaign import Campaign
 from scaling_studies.provenance import REQUIRED
-from scaling_studies.records import FAILED, MEASURED, Peak, RankTimes, Record, RecordFolder
+from scaling_studies.records import FAILED, INVALID, MEASURED, Peak, RankTimes, Record, RecordFolder
 from tests.record_sets import prediction, record
 
 CLOCK = "A step is timed on every rank; its time is that of the slowest rank."
@@ -189,6 +189,32 @@ def loop_too_short() -> Campaign:
     return with_fields(lambda entry: entry.ranks == 4 and entry.attempt == 2, loop_s=0.2)
 
 
+def phases_too_long() -> Campaign:
+    """Rule 10: the phases of a step together take longer than the step."""
+
+    def doubled(entry: Record) -> Record:
+        phases = {name: tuple(2 * value for value in times) for name, times in entry.phase_s.items()}
+        return replace(entry, phase_s=phases) if entry.ranks == 4 else entry
+
+    return campaign_of(changed(lambda entry: True, doubled))
+
+
+def other_threads_at_the_base() -> Campaign:
+    """Rule 9: the base point ran with another number of threads."""
+    environment = {"OMP_NUM_THREADS": "1"}
+    return with_fields(lambda entry: entry.ranks == 1, provenance={**PROVENANCE, "environment": environment})
+
+
+def left_out_by_hand() -> Campaign:
+    """Rule 2: a finished attempt was declared invalid."""
+    return campaign_of([*clean_records(), job(4, 0, attempt=7, job_id="7", state=INVALID, reason="looked long")])
+
+
+def one_allocation() -> Campaign:
+    """Rule 5: all jobs of a point ran one after the other in one allocation."""
+    return with_fields(lambda entry: entry.ranks == 2, job_id="4711")
+
+
 def two_clocks() -> Campaign:
     """Rule 10: one point was timed by another clock."""
     return with_fields(lambda entry: entry.ranks == 4, clock="Mean over the ranks.")
@@ -249,6 +275,12 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (2, vanished_jobs, "broken", "no record says what became of an attempt: weak at 4 ranks, attempt 2 and 4"),
     (2, unfinished, "flagged", "the campaign is not finished: weak at 4 ranks, 4 of 6"),
     (2, damaged_file, "flagged", "files that could not be read: weak-ranks00002-weak0002-attempt03.json"),
+    (
+        2,
+        left_out_by_hand,
+        "flagged",
+        "attempts that have times are left out, each listed with its reason: weak-ranks00004",
+    ),
     (3, mixed_work, "broken", "rates are withheld (n/a): weak at 2 ranks, 1e+09 to 2e+09 FLOPs a step"),
     (
         4,
@@ -258,6 +290,7 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     ),
     (5, too_few_jobs, "flagged", "no interval exists below 6 jobs, the raw jobs are shown instead: weak at 1 rank (5)"),
     (5, job_counted_twice, "broken", "the same as another job, so intervals are too narrow: weak-ranks00002"),
+    (5, one_allocation, "flagged", "several jobs in one allocation, so they are not independent: weak at 2 ranks"),
     (6, two_humps, "flagged", "jobs are not normally distributed, so no standard deviation is given: weak at 4 ranks"),
     (7, one_after_the_other, "broken", "all jobs of a point ran before those of the next"),
     (7, too_few_jobs, "flagged", "too few jobs for a rank test, so nothing is said of differences: weak at 1 rank"),
@@ -272,7 +305,9 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
         "not what a study of its mode holds constant (efficiency: n/a): weak at 4 ranks, 0.50 times",
     ),
     (9, at_the_same_time, "flagged", "at the same time on the same hosts, so each may have slowed the other: weak"),
-    (10, loop_too_short, "broken", "the loop is shorter than its steps, or the process than its loop: weak-ranks00004"),
+    (9, other_threads_at_the_base, "flagged", "so its effect looks like scaling: environment of weak"),
+    (10, phases_too_long, "broken", "phases, steps, loop or process are longer than what holds them: weak-ranks00004"),
+    (10, loop_too_short, "broken", "phases, steps, loop or process are longer than what holds them: weak-ranks00004"),
     (10, two_clocks, "broken", "several clocks in one study, so efficiencies between them are withheld (n/a): weak"),
     (10, no_clock, "broken", "jobs without a definition of their clock: weak"),
     (11, no_bound, "flagged", "neither a prediction nor a peak to hold it against: weak at 1 rank"),
