@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from scaling_studies.records import (
@@ -80,20 +81,25 @@ def record(**changes: Any) -> Record:
     ranks = changes.get("ranks", 1)
     flops = changes.get("model_flops", 1e9 * ranks)
     tail = "" if changes.get("scale") is None else f"x{changes['scale']:g}"
+
+    def unless_given(name: str, make: Callable[[], Any]) -> Any:
+        return changes[name] if name in changes else make()  # lists by rank are long on a full machine
+
     values: dict[str, Any] = {
         "source": MEASURED, "method": "by hand", "study": "weak", "question": "How does it scale?", "mode": "weak",
         "cell_id": f"{changes.get('study', 'weak')}{ranks:04d}{tail}", "repeats_planned": 2, "ranks": ranks,
         "base_ranks": 1, "model": "matris-tiny", "dtype": "float32", "machine": "testhost",
         "layout": {"unit": 1, "replicas": ranks}, "clock": CLOCK, "executor": "local", "attempt": 1,
-        "counts_per_rank": counts(ranks), "warm_up_step_s": (0.3, 0.12), "step_s": step_s,
+        "counts_per_rank": unless_given("counts_per_rank", lambda: counts(ranks)),
+        "warm_up_step_s": (0.3, 0.12), "step_s": step_s,
         "phase_s": {name: tuple(share * value for value in step_s) for name, share in PHASES.items()},
-        "rank_times": rank_times(ranks, step_s[0]) if step_s else None,
+        "rank_times": unless_given("rank_times", lambda: rank_times(ranks, step_s[0]) if step_s else None),
         "start_up_s": 1.5, "loop_s": max(1.2, 0.42 + sum(step_s)), "wall_s": max(3.0, 2.0 + sum(step_s)),
         "model_flops": flops,
         "executed_flops": None if flops is None else 1.2 * flops, "workload": workload(flops or 0.0) if flops else {},
         "peak": peak(ranks), "ceilings": ceilings(ranks),
         "memory_bytes": 300 * 2**20, "oversubscribed": ranks > 2,
-        "provenance": provenance(ranks),
+        "provenance": unless_given("provenance", lambda: provenance(ranks)),
     }  # fmt: skip
     return Record(**{**values, **changes})
 
