@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ PATIENCE_S = 60.0  # of these tests, far more than they take
 
 
 def attempt(folder: Path, *command: str, limit_s: float = 60.0, **changes) -> AttemptJob:
-    """A job in a folder of its own, its script on disk."""
-    place = folder / "attempts" / "w-ranks00001-0123456789ab-attempt01"
+    """A job in a folder and of a name of its own (other test runs on this host start jobs too), its script on disk."""
+    place = folder / "attempts" / f"w-ranks00001-{uuid.uuid4().hex[:12]}-attempt01"
     place.mkdir(parents=True)
     values = {"name": place.name, "command": command, "ranks": 1, "nodes": 1, "ranks_per_node": 1, "threads": 1}
     made = AttemptJob(tag=place.name, folder=place, job=Job(**{**values, "time_limit_s": limit_s, **changes}))
