@@ -30,6 +30,7 @@ COMMUNICATION_CAUSES = (  # of a prediction, as perfmodel names them
 WAIT_CAUSE = "wait"
 CAUSE_NAMES = {WAIT_CAUSE: "waiting", "outside": "outside phases"}  # others as perfmodel names them
 MODE_ORDER = ("weak", "strong", "throughput")
+SUPERLINEAR = 1.05  # assumed: an efficiency this far above the ideal needs a reason
 FLOPS_ROUNDING = 1e-6
 SAME_SCALED_WORK = 0.05  # assumed: relative difference up to which a study held constant what it says
 
@@ -84,7 +85,7 @@ class Point:
         """More ranks than cores, by any attempt that ended."""
         return any(record.oversubscribed for record in (*self.jobs, *self.excluded))
 
-    @property
+    @cached_property
     def model_flops(self) -> float | None:
         """Model FLOPs of a step, median over the jobs, else of the prediction; None where not recorded."""
         found = [job.model_flops for job in self.jobs if job.model_flops is not None]

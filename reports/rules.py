@@ -16,7 +16,7 @@ from typing import Literal
 from reports import document_checks, samples, wording
 from reports.campaign import Campaign
 from reports.document import Document
-from reports.points import Point, StudyView
+from reports.points import SUPERLINEAR, Point, StudyView
 from reports.wording import count_of, listed, seconds
 from scaling_studies.records import Record
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
@@ -43,7 +43,6 @@ TITLES = (
 )
 FIXED_FACTORS = ("model", "dtype", "machine", "layout", "executor", "nodes", "counts_per_rank")
 SHORTEST_LOOP = 0.9  # assumed: of its steps together, each by its slowest rank; a shorter loop contradicts them
-SUPERLINEAR = 1.05  # assumed: an efficiency this far above the ideal needs a reason
 SHOWN = 4  # places named in a piece of evidence before it counts the rest
 NOT_MEASURED = "nothing was measured that it could be about"
 

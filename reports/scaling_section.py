@@ -13,7 +13,7 @@ from reports import figures, values
 from reports.campaign import Campaign
 from reports.document import Block, Column, Section, Table, Text, Value
 from reports.losses import limit_sentence, measured_losses, predicted_losses
-from reports.points import Point, StudyView
+from reports.points import SUPERLINEAR, Point, StudyView
 from reports.wording import (
     base_place,
     constant,
@@ -106,7 +106,9 @@ def outcome(view: StudyView) -> str:
         f"{seconds(point.measured.median)}, and {seconds(base.measured.median)} at the base, {base_place(view)}."
     )
     limit = limit_sentence(point, measured_losses(view, point), is_predicted=False)
-    above = SUPERLINEAR_NOTE if view.mode != "throughput" and (view.efficiency_measured(point) or 0) > 1.05 else ""
+    above = (
+        SUPERLINEAR_NOTE if view.mode != "throughput" and (view.efficiency_measured(point) or 0) > SUPERLINEAR else ""
+    )
     return " ".join(part for part in (words, limit, above) if part)
 
 
