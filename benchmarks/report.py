@@ -102,7 +102,7 @@ def attempt(shared: dict[str, Any], number: int, step_s: float, dice: random.Ran
         phase_s={name: tuple(share * value for value in steps) for name, share in PHASES.items()},
         rank_times=RankTimes(step_s=(median_s,) * shared["ranks"], busy_s=tuple(median_s - wait for wait in waits),
                              wait_s=waits),
-        start_up_s=5.0, loop_s=1.05 * sum(steps), wall_s=10 + sum(steps),
+        start_up_s=5.0, loop_s=1.05 * sum(steps) + 4.2 * median_s, wall_s=10 + 1.05 * sum(steps) + 4.2 * median_s,
         memory_bytes=dice.randrange(10**9, 11 * 10**8),
     )  # fmt: skip
 
