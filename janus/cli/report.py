@@ -142,8 +142,10 @@ def _print_result(written: list[Path], campaign: Campaign, *, as_json: bool) -> 
                           "refused": names}))  # fmt: skip
         return
     for path in written:
-        size = sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size / 2**20
-        print(f"{path}: {size} files" if path.is_dir() else f"{path}: {size:.2f} MiB")
+        if path.is_dir():
+            print(f"{path}: {sum(1 for _ in path.iterdir())} files")
+        else:
+            print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
     print(f"{len(campaign.records)} records")
     for name, reason in refused:
         print(f"refused {name}: {reason}")
