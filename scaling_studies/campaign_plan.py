@@ -187,7 +187,7 @@ def _ranks_on_node(cell: Cell) -> int:
 
 def _refusals(point: PlannedPoint, machine: Machine, settings: ExecutorSettings) -> list[str]:
     """Why this point may not be submitted."""
-    where = f"study {point.study} at {point.scale:,} {point.scaled}"
+    where = f"study {point.study} at {point.scaled} = {point.scale:,}"
     return _too_large(point, where, machine, settings) or [*_too_full(point, where), *_too_short(point, where)]
 
 
@@ -223,7 +223,7 @@ def _too_short(point: PlannedPoint, where: str) -> list[str]:
         return []
     return [
         f"{where} would be stopped: a job takes {point.job_s:,.0f} s (predicted) and its time limit is "
-        f"{point.limit_s:,.0f} s: set time_out_s to {math.ceil(1.5 * point.job_s):,} or fewer steps"
+        f"{point.limit_s:,.0f} s: set time_out_s to {math.ceil(1.5 * point.job_s)} or fewer steps"
     ]
 
 

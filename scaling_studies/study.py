@@ -9,6 +9,7 @@ defines ``declaration`` (a Declaration) or ``studies`` (a list). The resolved de
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import operator
 import os
@@ -36,6 +37,8 @@ CLOCKS = {
     "slowest_rank": STEP_CLOCK + "The time of a step is that of the rank that took longest.",
     "mean_rank": STEP_CLOCK + "The time of a step is the mean over the ranks.",
 }
+CAMPAIGN_TABLES = ("study", "executor")
+CAMPAIGN_FORM = "a campaign holds [[study]] tables and at most an [executor] table"
 LOCAL_POLL_S, SCHEDULER_POLL_S = 0.5, 30.0  # assumed: schedulers of shared machines ask for no more than that
 LONGEST_NAME = 100  # of a study: names of files and jobs are made of it
 SCHEDULER_IN_FLIGHT = 8  # assumed: what a queue takes from one user without complaint
@@ -185,8 +188,8 @@ class Study:
         for ranks in self.ranks:
             if ranks % self.unit:
                 raise UserError(
-                    f"study {self.name} has {ranks} ranks in units of {self.unit}: every point must be a multiple of "
-                    "the unit, so change the point or the unit"
+                    f"study {self.name} has a point of {ranks} in units of {self.unit} ranks: every point must be a "
+                    "multiple of the unit, so change the point or the unit"
                 )
             groups = self.layout_at(ranks).data_degree if self.layout == "declared" else 1  # else the planner checks
             if self.structures_total is not None and self.structures_total < groups:
@@ -293,6 +296,11 @@ class ExecutorSettings:
                 f"executor.max_in_flight is {self.max_in_flight} on this host: jobs side by side would disturb each "
                 "other's times, use 1"
             )
+        ignored = [name for name in ("queue", "account", "directives") if getattr(self, name)] if is_local else []
+        if ignored:
+            raise UserError(
+                f"executor.{ignored[0]} is for a scheduler and executor.kind is 'local': set kind to one, or remove it"
+            )
         if self.arrays and self.kind != "slurm":
             raise UserError(f"executor.arrays is true for {self.kind}: job arrays are made for slurm alone")
         object.__setattr__(self, "max_in_flight", self.max_in_flight or (1 if is_local else SCHEDULER_IN_FLIGHT))
@@ -333,22 +341,28 @@ def read_declaration(path: Path) -> Declaration:
 
 
 def _of_tables(values: Mapping[str, Any]) -> Declaration:
+    for name in values:
+        if name not in CAMPAIGN_TABLES:
+            near = difflib.get_close_matches(name, CAMPAIGN_TABLES, n=1)
+            repair = f"did you mean {near[0]!r}?" if near else CAMPAIGN_FORM
+            raise UserError(f"unknown table or setting {name!r}: {repair}")
     tables: Any = values.get("study")
     settings = values.get("executor", {})
-    is_wrong = not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in (*tables, settings))
-    if is_wrong or not set(values) <= {"study", "executor"}:
-        raise UserError("a campaign holds [[study]] tables and at most an [executor] table: see docs/studies.md")
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in (*tables, settings)):
+        raise UserError(f"{CAMPAIGN_FORM}: see docs/studies.md")
     executor = from_mapping(ExecutorSettings, settings, "executor")
     return Declaration(studies=tuple(_study(table) for table in tables), executor=executor)
 
 
 def _study(table: Mapping[str, Any]) -> Study:
+    name = table.get("name", "(no name)")
     try:
         return from_mapping(Study, table)
+    except UserError as error:
+        raise UserError(str(error) if f"study {name}" in str(error) else f"study {name}: {error}") from None
     except TypeError:
         required = [entry.name for entry in dataclasses.fields(Study) if entry.default is dataclasses.MISSING]
         missing = [name for name in required if name not in table]
-        name = table.get("name", "(no name)")
         raise UserError(f"study {name!r} does not set {' and '.join(missing)}: add it to its [[study]] table") from None
 
 

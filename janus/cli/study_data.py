@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from janus.errors import UserError
+
 if TYPE_CHECKING:
     from janus.data.store import StructureStore
     from perfmodel.machine import Machine
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from scaling_studies.study import Declaration
 
 DATA_FOLDER = "data"
+QUICK_MODEL = "matris-tiny"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +42,30 @@ def add_campaign_options(parser: ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="campaign: TOML file with [[study]] tables, or a Python file")
     what.add_argument("--quick", action="store_true", help="a small weak and strong study over 1, 2 and 4 ranks")
-    parser.add_argument("--model", default="matris-tiny", help="model preset of --quick (default: matris-tiny)")
+    parser.add_argument("--model", help=f"model preset of --quick (default: {QUICK_MODEL})")
     parser.add_argument("--data", type=Path, required=True, help="store (or any file ASE reads) with the structures")
     parser.add_argument("--machine", required=True, help="file of 'janus calibrate', or a machine of the catalogue")
 
 
 def declaration_of(options: Namespace) -> Declaration:
-    """The campaign that the options of ``add_campaign_options`` name."""
+    """The campaign that the options of ``add_campaign_options`` name. Raises UserError."""
     from scaling_studies.study import quick_declaration, read_declaration
 
-    return quick_declaration(model=options.model) if options.quick else read_declaration(options.config)
+    if options.quick:
+        return quick_declaration(model=options.model or QUICK_MODEL)
+    if options.model is not None:
+        raise UserError(f"--model {options.model} is for --quick: set model in {options.config} instead, and remove it")
+    return read_declaration(options.config)
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Raise UserError where --out names a folder of something else, which a campaign must not be mixed with."""
+    from janus.data.store_arrays import META_NAME
+    from janus.train.runfolder import RUN_FILE
+
+    for name, what in ((RUN_FILE, "a training run"), (META_NAME, "a store of structures")):
+        if (folder / name).exists():
+            raise UserError(f"{folder} is the folder of {what} ({name}): use another --out")
 
 
 def resolve_campaign(

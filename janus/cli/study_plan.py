@@ -96,8 +96,8 @@ def _table(study: PlannedStudy) -> Any:
 
     budget = "no budget" if study.budget_node_hours is None else f"budget {study.budget_node_hours:,.3g}"
     exact = "" if study.is_exact else "at most "
-    limit = _duration(study.points[0].limit_s)
-    title = f"{study.name} ({study.mode}): {exact}{study.node_hours:,.3g} node-hours, {budget}; time limit {limit}"
+    jobs = f"{study.points[0].repeats} jobs per point, each at most {_duration(study.points[0].limit_s)}"
+    title = f"{study.name} ({study.mode}): {exact}{study.node_hours:,.3g} node-hours, {budget}; {jobs}"
     table = Table(title=title, title_justify="left", caption=escape(study.question), caption_justify="left",
                   box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fmt: skip
     columns = _columns(study)
@@ -122,7 +122,6 @@ def _columns(study: PlannedStudy) -> dict[str, Callable[[PlannedPoint], str]]:
     columns["step"] = lambda point: _duration(point.step_s)
     columns["GB of limit"] = _memory
     columns["job"] = lambda point: _duration(point.job_s)
-    columns["jobs"] = lambda point: str(point.repeats)
     columns["node-h"] = lambda point: f"{'' if point.job_s is not None else '<= '}{point.node_hours:,.3g}"
     return columns
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from janus.cli.study_data import refuse_other_folder
 from janus.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Write the predicted records and print them. Returns 0. Raises UserError for what cannot be predicted."""
     options = _parser().parse_args(arguments)
+    refuse_other_folder(options.out)
     _refuse_measured(options.out)
     records = _records(options)
     _write(options.out, records)

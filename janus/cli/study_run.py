@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from janus.cli.study_data import ResolvedCampaign, add_campaign_options, declaration_of, resolve_campaign
+from janus.cli.study_data import (
+    ResolvedCampaign,
+    add_campaign_options,
+    declaration_of,
+    refuse_other_folder,
+    resolve_campaign,
+)
 from janus.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +50,9 @@ study.toml:
   ranks_per_node = 8
 
 The same command goes on after any stop: what is done stays, jobs in flight are taken up again.
+
+exit code: 0 when every point has its good attempts (with --once also while jobs are under way); 1 when some are
+missing (failures, budget: 'janus study status' says which); 2 for a mistake or a refusal
 """
 
 
@@ -71,6 +80,7 @@ def main(arguments: list[str]) -> int:
 
     options = _parser().parse_args(arguments)
     declaration = _declaration(options)
+    refuse_other_folder(options.out)
     machine = _machine(options.machine, declaration)
     with only_runner(options.out), _progress() as (say, stage, show):
         stage("reading the data")

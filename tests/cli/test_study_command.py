@@ -209,6 +209,16 @@ def test_a_predicted_campaign_is_not_overwritten(inputs, tmp_path, capsys):
     assert len(read_folder(tmp_path / "out" / RECORD_FOLDER).records) == 1
 
 
+@pytest.mark.parametrize(("name", "what"), [("run.json", "a training run"), ("meta.json", "a store of structures")])
+@pytest.mark.parametrize("action", ["run", "predict"])
+def test_a_folder_of_something_else_is_left_alone(inputs, tmp_path, action, name, what, capsys):
+    (tmp_path / name).write_text("{}")
+    predict = ["study", "predict", "--machine", "lineshine", "--out", str(tmp_path)]
+    assert main(words(inputs, tmp_path) if action == "run" else predict) == 2
+    assert f"is the folder of {what} ({name}): use another --out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_refused_plan_starts_nothing(inputs, tmp_path, capsys):
     (tmp_path / "study.toml").write_text(CAMPAIGN + "node_hours = 0.001\n")
     arguments = ["study", "run", "--config", str(tmp_path / "study.toml"), "--data", str(inputs / "few.store"),

@@ -96,6 +96,37 @@ def test_a_machine_without_rates_gives_upper_limits(inputs, capsys):
     assert "no prediction for experts at 8, experts at 64: machine 'frontier'" in text
 
 
+def test_a_plan_in_units_on_a_scheduler_is_whole_at_80_columns(inputs, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = """
+[[study]]
+name = "moe"
+question = "How far?"
+mode = "weak"
+ranks = [8, 16]
+structures_per_rank = 2
+model = "matris-moe-s"
+unit = 8
+shard_degree = 8
+graph_degree = 2
+expert_degree = 8
+node_hours = 1.0
+[executor]
+kind = "slurm"
+ranks_per_node = 8
+"""
+    assert plan(inputs, text) == 2
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert "unit: s,g,e" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_a_model_of_quick_is_not_passed_over_beside_a_file(inputs, capsys):
+    assert plan(inputs, CAMPAIGN.format(budget=50), "--model", "matris-tiny") == 2
+    assert "--model matris-tiny is for --quick: set model in" in capsys.readouterr().err
+
+
 def test_a_wrong_declaration_is_one_sentence(inputs, capsys):
     assert plan(inputs, CAMPAIGN.format(budget=-1)) == 2
     assert "study weak has node_hours -1.0" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def refused(studies, machine, executor=None):
 def test_a_point_that_will_not_fit_in_memory_is_refused(machine):
     small = dataclasses.replace(machine, memory_bytes_per_node=1.2e9)
     sentence = refused([weak(ranks=(1, 2))], small)
-    assert sentence.startswith("study w at 2 ranks will not fit: its fullest rank needs 0.")
+    assert sentence.startswith("study w at ranks = 2 will not fit: its fullest rank needs 0.")
     assert "may use 0.54 GB" in sentence
     assert "recompute = true" in sentence
 
@@ -95,7 +95,7 @@ def test_a_budget_overrun_is_refused_with_the_repeats_that_would_fit(machine):
 
 def test_a_time_limit_below_the_prediction_is_refused(machine):
     sentence = refused([weak(ranks=(1,), time_out_s=4.0)], machine)
-    assert sentence.startswith("study w at 1 ranks would be stopped: a job takes")
+    assert sentence.startswith("study w at ranks = 1 would be stopped: a job takes")
     assert "its time limit is 4 s: set time_out_s to" in sentence
 
 

@@ -89,7 +89,9 @@ def test_identity_changes_with_what_decides_the_result_and_only_with_that():
 
     base = name(weak())
     assert base == name(weak(repeats=9, seed=5, time_out_s=1.0, node_hours=2.0, max_failures=1))
-    assert base == name(weak(), executor=ExecutorSettings(poll_s=9.0, queue="short"))
+    assert base == name(weak(), executor=ExecutorSettings(poll_s=9.0, max_in_flight=1))
+    slurm = [ExecutorSettings(kind="slurm", ranks_per_node=2, queue=queue) for queue in ("short", "long")]
+    assert name(weak(), executor=slurm[0]) == name(weak(), executor=slurm[1])
     others = {
         name(weak(steps=3)), name(weak(recompute=True)), name(weak(clock="mean_rank")), name(weak(transport="mpi")),
         name(weak(), dataclasses.replace(data(), fingerprint="beef")), name(weak(), code_version="newer"),

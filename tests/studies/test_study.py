@@ -44,7 +44,7 @@ from tests.study_cases import strong, throughput, weak
         (weak, {"node_hours": 0.0}, "node_hours 0.0"),
         (weak, {"max_failures": 0}, "max_failures is 0"),
         (weak, {"clock": "fastest_rank"}, "'slowest_rank', 'mean_rank'"),
-        (weak, {"unit": 2}, "1 ranks in units of 2"),
+        (weak, {"unit": 2}, "a point of 1 in units of 2"),
         (weak, {"unit": 2, "ranks": (2, 4), "shard_degree": 3}, "does not divide the unit"),
         (weak, {"unit": 2, "ranks": (2, 4), "expert_degree": 2}, "has no experts"),
         (weak, {"unit": 2, "ranks": (2, 4), "layout": "planned"}, "degrees of its own"),
@@ -183,6 +183,8 @@ def test_a_mistake_in_a_python_file_is_one_sentence_with_its_line(names, more, w
         ({"max_in_flight": 2}, "disturb each"),
         ({"kind": "flux", "ranks_per_node": 2, "arrays": True}, "slurm alone"),
         ({"threads": 0}, "threads is 0"),
+        ({"queue": "long"}, "executor.queue is for a scheduler"),
+        ({"directives": ("--x",)}, "executor.directives is for a scheduler"),
         ({"poll_s": -1.0}, "executor.poll_s is -1.0"),
         ({"poll_s": math.nan}, "executor.poll_s is nan"),
         ({"poll_s": math.inf}, "executor.poll_s is inf"),
@@ -216,4 +218,21 @@ def test_what_a_study_does_not_set_is_named(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text('[[study]]\nname = "weak"\nmode = "weak"\nstructures_per_rank = 2\n')
     with pytest.raises(UserError, match="study 'weak' does not set question and ranks"):
+        read_declaration(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[[study]]\nname = "a"\nrepeats = "6"\n', "study a: repeats is '6'"),
+        ('[[study]]\nname = "a"\nrepeat = 6\n', "study a: unknown setting 'repeat': did you mean 'repeats'"),
+        ("[exector]\nthreads = 1\n", "unknown table or setting 'exector': did you mean 'executor'"),
+        ('[[studies]]\nname = "a"\n', "unknown table or setting 'studies': did you mean 'study'"),
+        ('schema = "janus.machine/1"\n', "unknown table or setting 'schema': a campaign holds"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_study_or_table(tmp_path, text, words):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
         read_declaration(path)
