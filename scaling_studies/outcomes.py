@@ -32,6 +32,11 @@ def has_begun(folder: Path) -> bool:
     return (folder / BEGIN_FILE).exists() or (folder / END_FILE).exists()
 
 
+def has_program_begun(folder: Path) -> bool:
+    """Whether a job has come past the setup lines of its script."""
+    return (folder / BEGIN_FILE).exists()
+
+
 def is_settled(folder: Path, status: JobStatus) -> bool:
     """Whether there is a word on how the job ended; without one it may still be on its way to this file system."""
     told = (folder / END_FILE).exists() or (folder / VERDICT_FILE).exists()
@@ -68,7 +73,8 @@ def _failure(attempt: Record, folder: Path, status: JobStatus, end: dict[str, ob
     if code == KILLED:
         return OOM, f"exit code {code}, killed as the memory killer does it: {words}"
     if code is not None:
-        return FAILED, f"exit code {code}: {words}"
+        where = "" if has_program_begun(folder) else ", before the program began (the setup lines of job.sh)"
+        return FAILED, f"exit code {code}{where}: {words}"
     return FAILED, _lost(attempt, folder, status, words)
 
 

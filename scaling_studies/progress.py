@@ -30,7 +30,8 @@ class PointProgress:
     """One point: good attempts and how many are wanted, attempts by state, what is in flight, what it cost so far.
 
     x: value of what the study scales (``scaled``). untimed: attempts that ran without a known duration or number of
-    nodes; their cost is not in node_hours. last_failure: of the attempt that failed last, "" where none did.
+    nodes; their cost is not in node_hours. last_failure: of the attempt that failed last, "" where none did;
+    last_failed: its tag.
     """
 
     study: str
@@ -46,6 +47,7 @@ class PointProgress:
     node_hours: float
     untimed: int
     last_failure: str
+    last_failed: str
 
     @property
     def is_complete(self) -> bool:
@@ -130,6 +132,7 @@ def _point(own: Sequence[Record], now: datetime, wanted: int | None) -> PointPro
         states=dict(states), in_flight=tuple(_open(record, now) for record in attempts if record.state in OPEN_STATES),
         node_hours=sum(value for value in hours if value is not None), untimed=hours.count(None),
         last_failure=f"{failures[-1].state}: {failures[-1].reason}" if failures else "",
+        last_failed=failures[-1].tag if failures else "",
     )  # fmt: skip
 
 

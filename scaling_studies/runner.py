@@ -183,8 +183,8 @@ class Runner:
 
     def _say_left_alone(self, cell: Cell) -> None:
         self._say_once(
-            f"{_point(cell)}: left alone after {self._failures[cell.id]} failures in a row; a new call of 'run' tries "
-            "it again, one with --once does not"
+            f"{_point(cell)}: left alone after {_failures(self._failures[cell.id])}; a new call of 'run' tries it "
+            "again, one with --once does not"
         )
 
     # What was planned and not submitted
@@ -329,6 +329,10 @@ def _point(cell: Cell) -> str:
 
 def _jobs(number: int) -> str:
     return f"{number} job{'s' if number > 1 else ''}"
+
+
+def _failures(number: int) -> str:
+    return "1 failure" if number == 1 else f"{number} failures in a row"
 
 
 def _now() -> str:

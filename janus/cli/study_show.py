@@ -38,7 +38,10 @@ def print_study(folder: Path, as_json: bool) -> int:
 
     found = read_folder(folder / RECORD_FOLDER)
     if not found.records:
-        raise UserError(f"no record in {folder / RECORD_FOLDER}: run 'janus study run' first, or check the path")
+        refused = f" ({len(found.refused)} files were refused)" if found.refused else ""
+        raise UserError(
+            f"no record in {folder / RECORD_FOLDER}{refused}: run 'janus study run' first, or check the path"
+        )
     views = arrange(found.records)
     if as_json:
         points = [_point_values(view, point) for view in views for point in view.points]
@@ -72,8 +75,9 @@ def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]
 
     console = Console()
     for view in views:
+        is_to_be_measured = any(point.repeats_planned for point in view.points)
         title = (view.name if view.name == view.mode else f"{view.name} ({view.mode})") + (
-            "" if view.is_measured else ", predicted only"
+            "" if view.is_measured else ", nothing measured yet" if is_to_be_measured else ", predicted only"
         )
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in (
@@ -91,7 +95,7 @@ def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]
             efficiencies = (view.efficiency_measured(point), view.efficiency_predicted(point))
             table.add_row(
                 f"{point.x:,.0f}{' *' if point.oversubscribed else ''}",
-                f"{len(point.jobs)} of {point.repeats_planned}" if view.is_measured else "-",
+                f"{len(point.jobs)} of {point.repeats_planned}" if is_to_be_measured else "-",
                 wording.seconds(point.measured.median) if point.measured else "n/a",
                 wording.seconds(point.predicted_s) if point.predicted_s is not None else "n/a",
                 wording.signed_percent(point.error) if point.error is not None else "n/a",

@@ -170,7 +170,9 @@ def _untimed(rows: Sequence[PointProgress]) -> str:
 
 
 def _print_lines(console: Any, status: Status) -> None:
-    """One line per job in flight, per point's last failure, per note."""
+    """One line per job in flight, two per point's last failure, one per note."""
+    from scaling_studies.attempts import ATTEMPT_FOLDER
+
     for row in status.rows:
         for entry in row.in_flight:
             age = "" if entry.age_s is None else f" for {_age(entry.age_s)}"
@@ -180,6 +182,7 @@ def _print_lines(console: Any, status: Status) -> None:
     for row in status.rows:
         if row.last_failure:
             console.print(f"last failure of {row.study} at {row.scaled} = {row.x:,g}: {row.last_failure}", markup=False)
+            console.print(f"  its script and log: {ATTEMPT_FOLDER}/{row.last_failed}", markup=False)
     for note in status.notes:
         console.print(note, markup=False)
 

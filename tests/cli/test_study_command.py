@@ -180,6 +180,17 @@ def test_a_run_that_fails_gives_exit_code_1_and_is_listed(inputs, tmp_path, capf
     (point,) = [point for point in document["points"] if point["study"] == "weak"]
     assert point["excluded"][0]["state"] == "TIMEOUT"
     assert point["measured_step_s"] is None
+    assert main(["study", "status", str(tmp_path / "out")]) == 0
+    (place,) = [line for line in capfd.readouterr().out.splitlines() if "its script and log: " in line]
+    assert (tmp_path / "out" / place.split(": ")[1] / "log.txt").is_file()
+
+
+def test_a_point_that_waits_for_its_first_job_is_not_called_predicted_only(tmp_path, capsys):
+    write_record(tmp_path / RECORD_FOLDER, prediction(1.0, repeats_planned=6))
+    assert main(["study", "show", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "nothing measured yet" in text
+    assert "0 of 6" in text
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,16 @@ def ended(folder: Path, *, code: int | None, log: str = "", status: JobStatus = 
     return final_record(running_record(CELL), folder, status, unreadable)
 
 
+def test_a_setup_line_that_fails_is_told_from_the_program(tmp_path):
+    end = {"schema": "janus.job/1", "event": "end", "utc": "2026-11-20T10:01:00+00:00", "exit_code": 1}
+    (tmp_path / "end.json").write_text(json.dumps(end))
+    (tmp_path / "log.txt").write_text("module: command not found\n")
+    record = final_record(running_record(CELL), tmp_path, ENDED_SOMEHOW, unreadable)
+    assert record.state == FAILED
+    told = "exit code 1, before the program began (the setup lines of job.sh): module: command not found"
+    assert record.reason == told
+
+
 def slurm(outcome, reason):
     return JobStatus(state=ENDED, outcome=outcome, reason=reason)
 

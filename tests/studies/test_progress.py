@@ -33,6 +33,7 @@ def test_a_point_counts_good_failed_and_open_attempts_apart():
     ]  # fmt: skip
     assert row.node_hours == pytest.approx(2 + 2 + 4)  # two ended half hours and one running hour of 4 nodes
     assert row.last_failure == "TIMEOUT: 600 s are over"
+    assert row.last_failed.endswith("-attempt02")
 
 
 def test_the_last_failure_is_the_one_that_ended_last():

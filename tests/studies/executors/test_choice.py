@@ -14,7 +14,7 @@ def test_each_kind_is_made_with_its_settings(kind, make_attempt):
     in_flight = 1 if kind == "local" else 3
     settings = ExecutorSettings(
         kind=kind, ranks_per_node=2, max_in_flight=in_flight, poll_s=2.5, setup=("module load x",),
-        directives=("--site=1",), arrays=kind == "slurm",
+        directives=() if kind == "local" else ("--site=1",), arrays=kind == "slurm",
     )  # fmt: skip
     executor = executor_for(settings)
     assert (executor.name, executor.max_in_flight, executor.poll_s) == (kind, in_flight, 2.5)
