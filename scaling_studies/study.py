@@ -39,6 +39,11 @@ CLOCKS = {
 }
 CAMPAIGN_TABLES = ("study", "executor")
 CAMPAIGN_FORM = "a campaign holds [[study]] tables and at most an [executor] table"
+FREE_SETTINGS = frozenset({  # may change from one call of run to the next: no result depends on them
+    "question", "repeats", "stop_ci_percent", "max_repeats", "max_failures", "node_hours", "seed", "time_out_s",
+    "work_tolerance", "base_ranks", "base_structures_per_rank", "queue", "account", "max_in_flight", "arrays", "poll_s",
+    "setup", "directives",
+})  # fmt: skip
 LOCAL_POLL_S, SCHEDULER_POLL_S = 0.5, 30.0  # assumed: schedulers of shared machines ask for no more than that
 LONGEST_NAME = 100  # of a study: names of files and jobs are made of it
 SCHEDULER_IN_FLIGHT = 8  # assumed: what a queue takes from one user without complaint
@@ -408,6 +413,22 @@ def write_declaration(folder: Path, declaration: Declaration) -> Path:
     path = folder / CAMPAIGN_FILE
     write_atomically(path, "\n".join(tables))
     return path
+
+
+def changed_settings(before: Declaration, now: Declaration) -> list[str]:
+    """In words, what results depend on and two declarations do not have alike: settings, and studies that are gone."""
+    of_study = {study.name: to_mapping(study) for study in before.studies}
+    pairs = [
+        (f"{study.name}.", of_study[study.name], to_mapping(study)) for study in now.studies if study.name in of_study
+    ]
+    pairs.append(("executor.", to_mapping(before.executor), to_mapping(now.executor)))
+    gone = [f"study {name} is gone" for name in of_study if name not in {study.name for study in now.studies}]
+    return gone + [
+        f"{prefix}{name} was {old.get(name, 'not set')} and is {new.get(name, 'not set')}"
+        for prefix, old, new in pairs
+        for name in dict.fromkeys((*old, *new))
+        if name not in FREE_SETTINGS and old.get(name) != new.get(name)
+    ]
 
 
 def quick_declaration(num_cores: int | None = None, *, model: str = "matris-tiny", repeats: int = 2) -> Declaration:

@@ -130,7 +130,7 @@ def _prepared(
     from scaling_studies.study import write_declaration
 
     attempts = Attempts(options.out)
-    _refuse_other_results(attempts, campaign.cells)
+    _refuse_other_results(attempts, campaign)
     _refuse_other_frame(attempts, campaign.cells, machine)
     stage("predicting")
     predictions = predicted_records(campaign.cells, machine)
@@ -146,14 +146,14 @@ def _prepared(
     return Runner(attempts, work, executor_for(executor), say=say, show=show)
 
 
-def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
+def _refuse_other_results(attempts: Attempts, campaign: ResolvedCampaign) -> None:
     """Raise UserError when the folder holds attempts at cells that this declaration, data and code do not have."""
     from scaling_studies.records import MEASURED
 
     if any(record.source != MEASURED and not record.repeats_planned for record in attempts.read()):
         raise UserError(f"{attempts.folder} holds a campaign that is predicted only: use a new --out")
-    known = {cell.id for cell in cells}
-    cell_at = {(cell.study.name, float(cell.scale)): cell for cell in cells}
+    known = {cell.id for cell in campaign.cells}
+    cell_at = {(cell.study.name, float(cell.scale)): cell for cell in campaign.cells}
     for record in attempts.read():
         if record.source != MEASURED or record.cell_id in known:
             continue
@@ -170,9 +170,20 @@ def _refuse_other_results(attempts: Attempts, cells: Sequence[Cell]) -> None:
                 "the declaration and machine file of before, or a new --out"
             )
         raise UserError(
-            f"{attempts.folder} holds results of another declaration (points, settings, executor, launcher) or other "
-            f"data ({where}, cell {record.cell_id}): use a new --out so that nothing is mixed"
+            f"{attempts.folder} holds results of another declaration or other data ({where}, cell {record.cell_id}"
+            f"{_change_since(attempts.folder, campaign.declaration)}): use a new --out so that nothing is mixed"
         )
+
+
+def _change_since(folder: Path, now: Declaration) -> str:
+    """What differs from the declaration kept in a study folder, "" where that cannot be read."""
+    from scaling_studies.study import CAMPAIGN_FILE, changed_settings, read_declaration
+
+    try:
+        found = changed_settings(read_declaration(folder / CAMPAIGN_FILE), now)
+    except UserError:
+        return ""
+    return "; " + (", ".join(found) or "the settings are as they were, the data are not")
 
 
 def _words(layout: Mapping[str, Any]) -> str:

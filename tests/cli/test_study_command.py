@@ -147,16 +147,20 @@ def test_other_data_in_the_same_folder_is_refused_and_nothing_is_lost(inputs, fi
     before = read_folder(finished / RECORD_FOLDER)
     other = [str(tmp_path / "other.store") if "few.store" in word else word for word in words(inputs, finished)]
     assert main(other) == 2
-    assert "use a new --out" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the settings are as they were, the data are not): use a new --out" in error
     assert read_folder(finished / RECORD_FOLDER) == before
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "words_of_it"),
     [("study.toml", "repeats = 1", "repeats = 1\nbase_ranks = 2", "set base_ranks = 1, or use a new --out"),
-     ("study.toml", "repeats = 1", "repeats = 1\nlayout = 'planned'\nrecompute = true", "another declaration"),
+     ("study.toml", "repeats = 1", "repeats = 1\nlayout = 'planned'\nrecompute = true",
+      "weak.recompute was False and is True, weak.layout was declared and is planned"),
+     ("study.toml", "\nsteps = 2", "\nsteps = 3", "weak.steps was 2 and is 3): use a new --out"),
+     ("study.toml", "[1, 2]", "[1]", "weak.ranks was [1, 2] and is [1]"),
      ("machine.toml", 'name = "', 'name = "other-', "holds times of machine")],
-    ids=["base", "settings", "machine"],
+    ids=["base", "settings", "steps", "points", "machine"],
 )  # fmt: skip
 def test_another_base_or_machine_in_the_same_folder_is_refused_before_anything_changes(
     inputs, finished, tmp_path, file, old, new, words_of_it, capsys
