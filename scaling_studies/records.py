@@ -226,6 +226,17 @@ class RecordFolder:
     records: tuple[Record, ...]
     refused: tuple[tuple[str, str], ...]
 
+    @property
+    def refused_lines(self) -> list[str]:
+        """What was refused, in words: one line per reason, the first file of it named."""
+        names: dict[str, list[str]] = {}
+        for name, reason in self.refused:
+            names.setdefault(reason, []).append(name)
+        return [
+            f"refused {first}{f' and {len(others)} more' if others else ''}: {reason}"
+            for reason, (first, *others) in names.items()
+        ]
+
 
 def cell_hash(resolved: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits of the SHA-256 of the canonical JSON of a resolved cell."""
@@ -246,7 +257,9 @@ def from_json(text: str) -> Record:
         raise UserError(f"not a complete JSON document ({error})") from None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise UserError(f"schema is {found!r}, this program reads {SCHEMA!r}")
+        raise UserError(
+            f"schema is {found!r}, this program reads {SCHEMA!r}: move it elsewhere, or use the version that wrote it"
+        )
     known = {entry.name for entry in dataclasses.fields(Record)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"unknown fields {', '.join(unknown)}")

@@ -72,8 +72,8 @@ def _records(folder: Path) -> list[Record]:
     from scaling_studies.records import DONE, MEASURED, RECORD_FOLDER, read_folder
 
     found = read_folder(folder / RECORD_FOLDER)
-    for name, reason in found.refused:
-        print(f"refused {folder / RECORD_FOLDER / name}: {reason}", file=sys.stderr)
+    for line in found.refused_lines:
+        print(f"{folder}: {line}", file=sys.stderr)
     if not any(record.source == MEASURED and record.state == DONE for record in found.records):
         raise UserError(f"no good job is on record in {folder / RECORD_FOLDER}: check the path, or run the study first")
     return list(found.records)

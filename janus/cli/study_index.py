@@ -27,6 +27,6 @@ def main(arguments: list[str]) -> int:
     path = write_index(folder, found.records)
     measured = sum(record.source == MEASURED for record in found.records)
     print(f"{path}: {measured} attempts, {len(found.records) - measured} predictions")
-    for name, reason in found.refused:
-        print(f"refused {name}: {reason}")
+    for line in found.refused_lines:
+        print(line)
     return 0

@@ -48,7 +48,7 @@ def print_study(folder: Path, as_json: bool) -> int:
         refused = [{"file": name, "reason": reason} for name, reason in found.refused]
         print(json.dumps({"schema": "janus.study/1", "folder": str(folder), "points": points, "refused": refused}))
     else:
-        _print_tables(views, found.refused)
+        _print_tables(views, found.refused_lines)
     return 0
 
 
@@ -66,7 +66,7 @@ def _point_values(view: StudyView, point: Point) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]) -> None:
+def _print_tables(views: Sequence[StudyView], refused_lines: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -105,5 +105,5 @@ def _print_tables(views: Sequence[StudyView], refused: Sequence[tuple[str, str]]
         console.print(table)
     if any(point.oversubscribed for view in views for point in view.points):
         console.print("* oversubscribed: more ranks than cores")
-    for name, reason in refused:
-        console.print(f"refused {name}: {reason}", markup=False)
+    for line in refused_lines:
+        console.print(line, markup=False)

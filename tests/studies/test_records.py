@@ -7,7 +7,17 @@ import pytest
 
 from janus.errors import UserError
 from scaling_studies import atomic
-from scaling_studies.records import FAILED, SCHEMA, Peak, cell_hash, from_json, read_folder, to_json, write_record
+from scaling_studies.records import (
+    FAILED,
+    SCHEMA,
+    Peak,
+    RecordFolder,
+    cell_hash,
+    from_json,
+    read_folder,
+    to_json,
+    write_record,
+)
 from tests.record_sets import campaign, prediction, record
 
 
@@ -133,3 +143,8 @@ def test_a_peak_of_several_devices_says_how_many():
     assert peak.times(2).name == "2 x matrix product"
     with pytest.raises(ValueError, match="0 devices"):
         peak.times(0)
+
+
+def test_files_refused_for_one_reason_are_told_in_one_line():
+    folder = RecordFolder(records=(), refused=(("a.json", "too old"), ("b.json", "cut off"), ("c.json", "too old")))
+    assert folder.refused_lines == ["refused a.json and 1 more: too old", "refused b.json: cut off"]
