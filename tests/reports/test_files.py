@@ -3,13 +3,15 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 
 import pytest
 
 from reports.campaign import Campaign
 from reports.document import Section, Text
 from reports.files import FORMATS, num_stages, write_report
-from reports.latex import escaped, render_latex
+from reports.latex import SPECIAL, escaped, render_latex
 from reports.markdown import render_markdown
 from scaling_studies.records import RecordFolder, from_json
 from tests.record_sets import campaign, continuation
@@ -113,6 +115,17 @@ def test_latex_rows_have_as_many_cells_as_columns_and_braces_close(measured):
     assert len(rows) == 1 + 6 + 8
     assert {len(re.sub(r"\\&", "", row).split("&")) for row in rows} == {len(columns)}
     assert text.isascii()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex to compile the table with")
+def test_latex_compiles_on_one_page_without_a_line_too_long(measured, tmp_path):
+    title = f"{HOSTILE} {' '.join(SPECIAL)} é ß Ω 漢 ﬁ"
+    (tmp_path / "table.tex").write_text(render_latex(made_document(title=title), measured))
+    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "table.tex"]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert "Overfull" not in run.stdout
+    assert "(1 page" in run.stdout
 
 
 def test_latex_marks_what_is_predicted(measured):
