@@ -29,6 +29,7 @@ from scaling_studies.atomic import write_new_atomically
 SCHEMA = "janus.job/1"
 BEGIN_FILE, END_FILE = "begin.json", "end.json"
 BEGUN_ALREADY, OTHER_JOB = 3, 4  # exit codes
+SECOND_START = "has begun already"  # in the log of a job that was started again
 USAGE = "usage: python -m scaling_studies.job_facts begin|end ATTEMPT_FOLDER [EXIT_CODE]"
 
 
@@ -69,7 +70,7 @@ def begin(folder: Path) -> int:
         write_new_atomically(folder / BEGIN_FILE, _json(facts))
     except FileExistsError:
         before = read_facts(folder / BEGIN_FILE) or {}
-        print(f"job_facts: {folder.name} has begun already ({before.get('utc')}, {before.get('identity')}): an attempt "
+        print(f"job_facts: {folder.name} {SECOND_START} ({before.get('utc')}, {before.get('identity')}): an attempt "
               "is never started twice, so this job ends here", file=sys.stderr)  # fmt: skip
         return BEGUN_ALREADY
     return 0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scaling_studies.executors.base import ENDED, VERDICT_FILE, JobStatus
-from scaling_studies.job_facts import BEGIN_FILE, END_FILE, read_facts
+from scaling_studies.job_facts import BEGIN_FILE, END_FILE, SECOND_START, read_facts
 from scaling_studies.measured import UnreadableRun
 from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT, Record
 
@@ -79,13 +79,15 @@ def _failure(attempt: Record, folder: Path, status: JobStatus, end: dict[str, ob
 
 
 def _lost(attempt: Record, folder: Path, status: JobStatus, words: str) -> str:
-    """The reason of an attempt without any word on its end."""
+    """The reason of an attempt whose job left no end. How it begins decides whose fault it was, see ``wanted``."""
     began = "it had begun" if has_begun(folder) else "it never began"
-    if status.state == ENDED:
-        told = f"{attempt.executor} says {status.reason or 'it ended'}" if status.outcome else "it was killed"
-        return f"job {attempt.job_id} left no end ({told}, {began}): {words}"
-    known = status.reason or f"{attempt.executor} does not know it any more"
-    return f"job lost: {known}, {began} and left no end (job id {attempt.job_id or 'not known'}): {words}"
+    job_id = attempt.job_id or "not known"
+    if SECOND_START in _tail(folder / "log.txt"):
+        return f"requeued: {attempt.executor} started job {job_id} a second time, and an attempt is started once only"
+    if status.state == ENDED and status.outcome:
+        return f"job {job_id} left no end ({attempt.executor} says {status.reason or 'it ended'}, {began}): {words}"
+    known = "it was killed" if status.state == ENDED else f"{attempt.executor} does not know it any more"
+    return f"job lost: {status.reason or known}, {began} and left no end (job id {job_id}): {words}"
 
 
 def _verdict(folder: Path) -> tuple[str, str]:

@@ -45,7 +45,7 @@ from scaling_studies.executors.base import (
 from scaling_studies.job_facts import BEGIN_FILE, read_facts
 from scaling_studies.outcomes import final_record, has_begun, is_settled
 from scaling_studies.records import DONE, FAILED, PLANNED, SUBMITTED, Record
-from scaling_studies.wanted import Standing, affordable, consecutive_failures, is_own_failure, lacking, standing
+from scaling_studies.wanted import FailuresInARow, Standing, affordable, failures_in_a_row, lacking, standing
 
 PATIENCE_POLLS = 2  # polls without any word on an ended or unknown job before it counts as lost
 MOST_REFUSALS = 3  # submissions refused in a row before the runner gives up
@@ -81,7 +81,7 @@ class Runner:
         self._say, self._show = say, show
         self._name = _runner_name()
         self._study = hashlib.sha256(str(attempts.folder.resolve()).encode()).hexdigest()[:8]
-        self._failures: Counter[str] = Counter()
+        self._failures = {cell.id: FailuresInARow() for cell in work.cells}
         self._doubts: Counter[str] = Counter()  # tag -> polls without a word on its end
         self._refusals = 0
         self._is_silent = False
@@ -106,8 +106,8 @@ class Runner:
     def run_once(self) -> Standing:
         """One pass, for a runner that is started again and again: failures on record count, and doubts are settled."""
         for cell in self.work.cells:
-            self._failures[cell.id] = consecutive_failures(cell, self.attempts.read())
-            if self._failures[cell.id] >= cell.study.max_failures:
+            self._failures[cell.id] = failures_in_a_row(cell, self.attempts.read())
+            if self._too_many(cell):
                 self._say_left_alone(cell)
         now = self._one_pass()
         while self._doubts and not self._is_silent:
@@ -173,18 +173,22 @@ class Runner:
         self.attempts.replace(
             replace(final, facts={name: fact for name, fact in final.facts.items() if name != RUNNER})
         )
+        was_left_alone = self._too_many(cell)
+        self._failures[cell.id] = self._failures[cell.id].then(final)
         if final.state == DONE:
-            self._failures[cell.id] = 0
             return
-        self._failures[cell.id] += is_own_failure(final)
         self._say(f"{final.tag}: {final.state}: {final.reason}")
-        if self._failures[cell.id] == cell.study.max_failures:
+        if self._too_many(cell) and not was_left_alone:
             self._say_left_alone(cell)
+
+    def _too_many(self, cell: Cell) -> str:
+        """Why the point is left alone, "" where it is not."""
+        return self._failures[cell.id].too_many(cell.study)
 
     def _say_left_alone(self, cell: Cell) -> None:
         self._say_once(
-            f"{_point(cell)}: left alone after {_failures(self._failures[cell.id])}; a new call of 'run' tries it "
-            "again, one with --once does not"
+            f"{_point(cell)}: left alone after {self._too_many(cell)}; a new call of 'run' tries it again, one with "
+            "--once does not"
         )
 
     # What was planned and not submitted
@@ -220,7 +224,7 @@ class Runner:
         """Submit what is ready, then further attempts as slots and budgets allow; studies whose budget does not."""
         found = self.attempts.read()
         slots = max(0, self.executor.max_in_flight - len(still_open(found)))
-        cells = [cell for cell in self.work.cells if self._failures[cell.id] < cell.study.max_failures]
+        cells = [cell for cell in self.work.cells if not self._too_many(cell)]
         tasks, exhausted = affordable(lacking(cells, found, self.work.seed), found) if slots else ([], ())
         for name in exhausted:
             self._say_once(f"study {name}: its budget of node-hours allows no further attempt")
@@ -294,7 +298,7 @@ class Runner:
     # The end
 
     def _given_up(self) -> tuple[str, ...]:
-        return tuple(cell.id for cell in self._cells.values() if self._failures[cell.id] >= cell.study.max_failures)
+        return tuple(cell.id for cell in self._cells.values() if self._too_many(cell))
 
     def _stop(self) -> None:
         """After Ctrl-C or SIGTERM: jobs of this host are ended, those of a scheduler go on."""
@@ -329,10 +333,6 @@ def _point(cell: Cell) -> str:
 
 def _jobs(number: int) -> str:
     return f"{number} job{'s' if number > 1 else ''}"
-
-
-def _failures(number: int) -> str:
-    return "1 failure" if number == 1 else f"{number} failures in a row"
 
 
 def _now() -> str:

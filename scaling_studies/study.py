@@ -40,9 +40,9 @@ CLOCKS = {
 CAMPAIGN_TABLES = ("study", "executor")
 CAMPAIGN_FORM = "a campaign holds [[study]] tables and at most an [executor] table"
 FREE_SETTINGS = frozenset({  # may change from one call of run to the next: no result depends on them
-    "question", "repeats", "stop_ci_percent", "max_repeats", "max_failures", "node_hours", "seed", "time_out_s",
-    "work_tolerance", "base_ranks", "base_structures_per_rank", "queue", "account", "max_in_flight", "arrays", "poll_s",
-    "setup", "directives",
+    "question", "repeats", "stop_ci_percent", "max_repeats", "max_failures", "max_machine_faults", "node_hours", "seed",
+    "time_out_s", "work_tolerance", "base_ranks", "base_structures_per_rank", "queue", "account", "max_in_flight",
+    "arrays", "poll_s", "setup", "directives",
 })  # fmt: skip
 LOCAL_POLL_S, SCHEDULER_POLL_S = 0.5, 30.0  # assumed: schedulers of shared machines ask for no more than that
 LONGEST_NAME = 100  # of a study: names of files and jobs are made of it
@@ -60,7 +60,7 @@ class Study:
     repeats: good attempts wanted per point, each a job of its own; seed: of their random order.
     stop_ci_percent: go on beyond ``repeats``, up to ``max_repeats``, until the 95 % interval of the point's median lies
     within this many percent of it. max_failures: of one point in a row and in one call of ``run``, then it is left
-    alone.
+    alone; max_machine_faults: the same of failures that the machine caused (``wanted.MACHINE_FAULTS``).
     node_hours: budget of the whole study, failed attempts included; None: no budget.
     clock: what the time of a step is, see ``CLOCKS``. warm_up_steps: recorded but not used; steps: those after them.
     unit, shard_degree, graph_degree, expert_degree: as in ``janus.layout``, the same at every point; replicas fill the
@@ -82,6 +82,7 @@ class Study:
     stop_ci_percent: float | None = None
     max_repeats: int = 30
     max_failures: int = 3
+    max_machine_faults: int = 20
     node_hours: float | None = None
     clock: Literal["slowest_rank", "mean_rank"] = "slowest_rank"
     warm_up_steps: int = 2
@@ -117,7 +118,7 @@ class Study:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(repr(word) for word in allowed)
                 raise UserError(f"study {self.name} has {name} {getattr(self, name)!r}: use one of {choices}")
-        require_positive(self, "repeats", "steps", "time_out_s", "max_failures")
+        require_positive(self, "repeats", "steps", "time_out_s", "max_failures", "max_machine_faults")
         if min(self.warm_up_steps, self.max_work) < 0 or not 0 <= self.work_tolerance < 1:
             raise UserError(
                 f"study {self.name} has warm_up_steps {self.warm_up_steps}, max_work {self.max_work}, work_tolerance "

@@ -9,16 +9,25 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from scaling_studies.cells import Cell
 from scaling_studies.progress import attempt_node_hours
-from scaling_studies.records import DONE, MEASURED, OPEN_STATES, PREDICTED, RUNNING, Record
+from scaling_studies.records import DONE, FAILED, MEASURED, OPEN_STATES, PLANNED, PREDICTED, RUNNING, Record
 from scaling_studies.statistics import interval_within
 from scaling_studies.study import Study
 
-NOT_ITS_FAULT = ("preempted", "stopped by")  # how reasons begin that say nothing about the point
+# How reasons begin (``outcomes`` writes them, with the words of the executors) that say nothing about the program.
+STOPPED_HERE = "stopped by the runner"  # Ctrl-C or SIGTERM: nobody's fault
+MACHINE_FAULTS = (
+    "job lost", "requeued",  # cut off without a word, forgotten by the scheduler, started a second time by it
+    "preempted", "a node failed", "a node did not boot", "launch failed", "revoked",  # Slurm; LSF the first
+    "first node lost", "rerun by PBS", "PBS could not run it", "stopped by SIGTERM",  # PBS
+    "node-failure", "exec: lost contact",  # Flux
+    "TERM_LOAD", "TERM_WINDOW", "TERM_REQUEUE", "TERM_ZOMBIE", "TERM_REMOVE_HUNG_JOB", "TERM_PRE_EXEC_FAIL",  # LSF
+    "TERM_RC_RECLAIM", "TERM_MC_RECALL", "TERM_CSM_ALLOC",
+)  # fmt: skip
 SECONDS_PER_HOUR = 3600.0
 
 
@@ -32,19 +41,57 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """Where a campaign stands. good of wanted: attempts that count, over all points; exhausted: studies whose budget
-    allows no further attempt; given_up: ids of cells that failed too often."""
+    """Where a campaign stands. good of wanted: attempts that count, over all points; waiting: not running yet, of them
+    unsubmitted: no scheduler has taken them; exhausted: studies whose budget allows no further attempt; given_up: ids
+    of cells that failed too often."""
 
     good: int
     wanted: int
     running: int
     waiting: int
+    unsubmitted: int = 0
     exhausted: tuple[str, ...] = ()
     given_up: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
         return self.good >= self.wanted
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether any job runs or is queued."""
+        return self.running > 0 or self.waiting > self.unsubmitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailuresInARow:
+    """Failures of a point after its last good attempt: its own, and those of the machine, which have a limit apart."""
+
+    own: int = 0
+    machine: int = 0
+
+    def then(self, record: Record) -> FailuresInARow:
+        """The same after one more attempt has ended."""
+        if record.state == DONE:
+            return FailuresInARow()
+        if record.reason.startswith(STOPPED_HERE):
+            return self
+        if is_machine_fault(record):
+            return replace(self, machine=self.machine + 1)
+        return replace(self, own=self.own + 1)
+
+    def too_many(self, study: Study) -> str:
+        """Why a point of the study is left alone, in words; "" where it is not."""
+        if self.own >= study.max_failures:
+            return "1 failure" if self.own == 1 else f"{self.own} failures in a row"
+        if self.machine >= study.max_machine_faults:
+            return f"{self.machine} faults of the machine ('janus study show' names the hosts)"
+        return ""
+
+
+def is_machine_fault(record: Record) -> bool:
+    """Whether an attempt failed by node, scheduler or preemption, as its reason says, and not by its program."""
+    return record.state == FAILED and record.reason.startswith(MACHINE_FAULTS)
 
 
 def target(study: Study, done: Sequence[Record]) -> int:
@@ -62,18 +109,13 @@ def targets(cells: Iterable[Cell], records: Sequence[Record]) -> dict[str, int]:
     return {cell.id: target(cell.study, _good(cell, records)) for cell in cells}
 
 
-def consecutive_failures(cell: Cell, records: Iterable[Record]) -> int:
-    """Failures of the cell after its last good attempt, those that were not its fault left out."""
+def failures_in_a_row(cell: Cell, records: Iterable[Record]) -> FailuresInARow:
+    """Failures of the cell on record after its last good attempt."""
     ended = [record for record in _of(cell, records) if record.state not in OPEN_STATES]
-    count = 0
+    found = FailuresInARow()
     for record in sorted(ended, key=lambda record: record.attempt):
-        count = 0 if record.state == DONE else count + is_own_failure(record)
-    return count
-
-
-def is_own_failure(record: Record) -> bool:
-    """Whether an attempt ended without counting for a reason that may lie in its point."""
-    return record.state not in (DONE, *OPEN_STATES) and not record.reason.startswith(NOT_ITS_FAULT)
+        found = found.then(record)
+    return found
 
 
 def lacking(cells: Sequence[Cell], records: Sequence[Record], seed: int) -> list[Task]:
@@ -165,5 +207,5 @@ def standing(
     running = sum(record.state == RUNNING for record in in_flight)
     return Standing(
         good=good, wanted=sum(wanted.values()), running=running, waiting=len(in_flight) - running,
-        exhausted=exhausted, given_up=given_up,
+        unsubmitted=sum(record.state == PLANNED for record in in_flight), exhausted=exhausted, given_up=given_up,
     )  # fmt: skip

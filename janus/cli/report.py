@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from scaling_studies.records import RecordFolder
 
 EXAMPLES = """examples:
-  janus report studies/first --out report.html                 report.html, .pdf, .md, .tex and folder report-data
+  janus report studies/first --out report.html
+                            report.html, .pdf, .md, .tex and folder report-data
   janus report studies/first --out report.html --only html --only pdf
-  janus report studies/first --out report.html --run runs/first --title "Weak and strong scaling, first look"
-  janus report studies/new --out report.html --against studies/old     with what changed, and in which phase
+  janus report studies/first --out report.html --run runs/first \\
+      --title "Weak and strong scaling, first look"
+  janus report studies/new --out report.html --against studies/old
+                            with what changed, and in which phase
 """
 FORMATS = ("html", "pdf", "md", "tex", "data")  # as in reports.files
 
@@ -31,9 +34,10 @@ FORMATS = ("html", "pdf", "md", "tex", "data")  # as in reports.files
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="janus report",
-        description="Write a report that shows every point of a study, measured beside predicted: one HTML page that "
-        "needs no network, no script and no other file; the same as PDF; a page of Markdown; a LaTeX table; and a "
-        "folder with every number as CSV and every figure as SVG.",
+        description="Write a report that shows every point of a study, measured beside predicted: one\n"
+        "HTML page that needs no network, no script and no other file; the same as PDF; a\n"
+        "page of Markdown; a LaTeX table; and a folder with every number as CSV and every\n"
+        "figure as SVG.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -16,9 +16,12 @@ ACTIONS = {
     "index": "one Parquet table of all attempts, made again at any time",
 }
 EXAMPLES = """examples:
-  janus study plan --config study.toml --data alloys.store --machine machine.toml
-  janus study run --config study.toml --data alloys.store --machine machine.toml --out studies/first
-  janus study run --quick --data alloys.store --machine machine.toml --out studies/first
+  janus study plan --config study.toml --data alloys.store \\
+      --machine machine.toml
+  janus study run --config study.toml --data alloys.store \\
+      --machine machine.toml --out studies/first
+  janus study run --quick --data alloys.store --machine machine.toml \\
+      --out studies/first
   janus study status studies/first
   janus study watch studies/first --page report.html
   janus report studies/first --out report.html

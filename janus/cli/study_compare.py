@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   janus study compare studies/last-month studies/today
-  janus study compare studies/last-month studies/today --threshold 5 --fail-on-regression
+  janus study compare studies/last-month studies/today --threshold 5 \\
+      --fail-on-regression
   janus study compare studies/last-month studies/today --json
 
-exit code: 0; 3 with --fail-on-regression when a point took more time; 2 for a mistake, and with
---fail-on-regression when no point can be judged
+exit code: 0; 3 with --fail-on-regression when a point took more time; 2 for a
+mistake, and with --fail-on-regression when no point can be judged
 """
 EXIT_REGRESSION = 3
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="janus study compare",
-        description="Hold a campaign against an earlier one: which points changed, by how much, in which phase.",
+        description="Hold a campaign against an earlier one: which points changed, by how much, in\nwhich phase.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("old", type=Path, help="folder of the earlier campaign")

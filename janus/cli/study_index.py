@@ -7,7 +7,9 @@ from pathlib import Path
 
 EXAMPLES = """examples:
   janus study index studies/first
-  python -c "import pandas; print(pandas.read_parquet('studies/first/index.parquet').groupby('state').size())"
+  python -c "import pandas as pd; \\
+      table = pd.read_parquet('studies/first/index.parquet'); \\
+      print(table.groupby('state').size())"
 """
 
 
@@ -18,8 +20,8 @@ def main(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(
         prog="janus study index", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Write index.parquet: one row per attempt and prediction, made from the JSON files. It can be "
-        "deleted and made again at any time; nothing reads it back.",
+        description="Write index.parquet: one row per attempt and prediction, made from the JSON\n"
+        "files. It can be deleted and made again at any time; nothing reads it back.",
     )  # fmt: skip
     parser.add_argument("folder", type=Path, help="folder that 'janus study run' or 'janus study predict' wrote")
     folder = parser.parse_args(arguments).folder

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from scaling_studies.campaign_plan import CampaignPlan, PlannedPoint, PlannedStudy
 
 EXAMPLES = """examples:
-  janus study plan --config study.toml --data alloys.store --machine machine.toml
+  janus study plan --config study.toml --data alloys.store \\
+      --machine machine.toml
   janus study plan --config study.py --data alloys.store --machine lineshine
   janus study plan --quick --data alloys.store --machine machine.toml --json
 """
@@ -24,8 +25,8 @@ EXAMPLES = """examples:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="janus study plan", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Every point with predicted time, memory and node-hours; nothing is submitted. Exit code 2 with "
-        "the reasons where the campaign may not start.",
+        description="Every point with predicted time, memory and node-hours; nothing is submitted.\n"
+        "Exit code 2 with the reasons where the campaign may not start.",
     )  # fmt: skip
     add_campaign_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")

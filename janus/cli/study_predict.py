@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from scaling_studies.records import Record
 
 EXAMPLES = """examples:
-  janus study predict --machine lineshine cnis --model matris-moe-l --out studies/full
+  janus study predict --machine lineshine cnis --model matris-moe-l \\
+      --out studies/full
   janus report studies/full --out full.html
-  janus study predict --machine lineshine --model matris-moe-m --out studies/medium --json
+  janus study predict --machine lineshine --model matris-moe-m \\
+      --out studies/medium --json
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="janus study predict", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Weak and strong scaling from one unit of 8 ranks to the full machine, predicted: nothing is run, "
-        "and every record says so. Points that do not fit in memory are kept with the reason.",
+        description="Weak and strong scaling from one unit of 8 ranks to the full machine, predicted:\n"
+        "nothing is run, and every record says so. Points that do not fit in memory are\n"
+        "kept with the reason.",
     )  # fmt: skip
     parser.add_argument("--machine", nargs="+", required=True, metavar="NAME", help="machines of the catalogue")
     parser.add_argument("--model", default="matris-moe-l", help="a matris-moe preset (default: matris-moe-l)")

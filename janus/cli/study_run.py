@@ -31,15 +31,19 @@ if TYPE_CHECKING:
     from scaling_studies.wanted import Standing
 
 RUN_EXAMPLES = """examples:
-  janus study run --quick --data alloys.store --machine machine.toml --out studies/first
-  janus study run --config study.toml --data alloys.store --machine machine.toml --out studies/first
-  janus study run --config study.toml --data alloys.store --machine lineshine --out studies/big --once   (from cron)
+  janus study run --quick --data alloys.store --machine machine.toml \\
+      --out studies/first
+  janus study run --config study.toml --data alloys.store \\
+      --machine machine.toml --out studies/first
+  janus study run --config study.toml --data alloys.store --machine lineshine \\
+      --out studies/big --once                                     (from cron)
 
 study.toml:
   [[study]]
   name = "weak"
-  question = "How much longer does a step take when ranks are added and each keeps the same work?"
-  mode = "weak"                # or "strong" with structures_total, "throughput" with a list of structures_per_rank
+  question = "How much longer does a step take when ranks are added?"
+  mode = "weak"                # or "strong" with structures_total,
+                               # "throughput" with a list of structures_per_rank
   ranks = [1, 2, 4]
   structures_per_rank = 2
   repeats = 6
@@ -49,18 +53,23 @@ study.toml:
   kind = "slurm"               # or pbs, flux, lsf
   ranks_per_node = 8
 
-The same command goes on after any stop: what is done stays, jobs in flight are taken up again.
+The same command goes on after any stop: what is done stays, jobs in flight are
+taken up again.
 
-exit code: 0 when every point has its good attempts (with --once also while jobs are under way); 1 when some are
-missing (failures, budget: 'janus study status' says which); 2 for a mistake or a refusal
+exit code:
+  0  every point has its good attempts; with --once also while a job runs or is
+     queued
+  1  some are missing (failures, budget: 'janus study status' says which); with
+     --once and nothing under way also where the scheduler took no job
+  2  a mistake or a refusal
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     run = argparse.ArgumentParser(
         prog="janus study run", epilog=RUN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Predict every point, refuse what cannot work, then submit training jobs for every point that has "
-        "not enough good attempts, in random order, until it has.",
+        description="Predict every point, refuse what cannot work, then submit training jobs for\n"
+        "every point that has not enough good attempts, in random order, until it has.",
     )  # fmt: skip
     add_campaign_options(run)
     run.add_argument("--out", type=Path, required=True, help="folder of the study; an existing one is continued")
@@ -71,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run what is missing. Returns 0 when nothing is missing any more (with --once: or still under way), else 1.
+    """Run what is missing. Returns 0 when nothing is missing any more (with --once: or a job is under way), else 1.
 
     Raises UserError for a mistake or a refusal.
     """
@@ -88,8 +97,7 @@ def main(arguments: list[str]) -> int:
         runner = _prepared(options, campaign, machine, say, stage, show)
         standing = runner.run_once() if options.once else runner.run()
     print_study(options.out, options.json)
-    under_way = options.once and (standing.running or standing.waiting)
-    return 0 if standing.is_complete or under_way else 1
+    return 0 if standing.is_complete or (options.once and standing.is_under_way) else 1
 
 
 def _declaration(options: argparse.Namespace) -> Declaration:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   janus study status studies/first
   janus study status studies/first --json
-  watch -n 60 janus study status studies/first          (or: janus study watch studies/first)
+  watch -n 60 janus study status studies/first   (or: janus study watch)
 """
 SCHEMA = "janus.study-status/1"
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Print the status. Returns 0. Raises UserError when the folder holds no campaign."""
     parser = argparse.ArgumentParser(
         prog="janus study status", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Good attempts of those wanted, attempts by state, jobs in flight, node-hours, last failure.",
+        description="Good attempts of those wanted, attempts by state, jobs in flight, node-hours,\nlast failure.",
     )  # fmt: skip
     parser.add_argument("folder", type=Path, help="folder that 'janus study run' wrote")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")

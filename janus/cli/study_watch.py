@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   janus study watch studies/first
-  janus study watch studies/first --page report.html --every 30     (keep the page open and reload it)
+  janus study watch studies/first --page report.html --every 30
+                                         (keep the page open and reload it)
 
-It only looks: stop it with Ctrl-C at any time, the campaign goes on. It ends by itself when every point is complete.
+It only looks: stop it with Ctrl-C at any time, the campaign goes on. It ends by
+itself when every point is complete.
 """
 LEAST_EVERY_S = 1.0
 BAR_WIDTH = 20

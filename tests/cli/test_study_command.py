@@ -1,6 +1,7 @@
 """``janus study`` from the command line, with the real trainer on very small work."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from janus.cli.main import main
+from janus.cli.study import ACTIONS
 from scaling_studies.lease import only_runner
 from scaling_studies.records import DONE, PREDICTED, RECORD_FOLDER, from_json, read_folder, write_record
 from tests.host_machine import write_host
@@ -189,6 +191,32 @@ def test_a_run_that_fails_gives_exit_code_1_and_is_listed(inputs, tmp_path, capf
     assert (tmp_path / "out" / place.split(": ")[1] / "log.txt").is_file()
 
 
+SBATCH = """#!/bin/sh
+test -e {refuses} && { echo "sbatch: error: Invalid account" >&2; exit 1; }
+echo 17
+"""
+
+
+def test_once_gives_exit_code_1_where_the_scheduler_takes_no_job_and_0_once_it_does(inputs, tmp_path, monkeypatch):
+    (tmp_path / "refuses").touch()
+    (tmp_path / "bin").mkdir()
+    for name, text in (
+        ("sbatch", SBATCH.replace("{refuses}", str(tmp_path / "refuses"))),
+        *((name, "#!/bin/sh\n") for name in ("squeue", "sacct", "scontrol")),
+    ):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "study.toml").write_text(CAMPAIGN + '[executor]\nkind = "slurm"\nranks_per_node = 2\n')
+    command = [sys.executable, "-m", "janus", "study", "run", "--config", str(tmp_path / "study.toml"), "--machine",
+               "lineshine", "--data", str(inputs / "few.store"), "--out", str(tmp_path / "out"), "--once"]  # fmt: skip
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "Invalid account" in refused.stderr
+    (tmp_path / "refuses").unlink()
+    assert subprocess.run(command, capture_output=True).returncode == 0  # the jobs are queued now
+
+
 def test_a_point_that_waits_for_its_first_job_is_not_called_predicted_only(tmp_path, capsys):
     write_record(tmp_path / RECORD_FOLDER, prediction(1.0, repeats_planned=6))
     assert main(["study", "show", str(tmp_path)]) == 0
@@ -276,6 +304,17 @@ def test_status_and_index_of_nothing_are_one_sentence(tmp_path, capsys):
 def test_show_of_nothing_is_exit_code_2(tmp_path, capsys):
     assert main(["study", "show", str(tmp_path)]) == 2
     assert "janus study run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words_of_it", [["study"], *(["study", action] for action in ACTIONS), ["report"]], ids=" ".join
+)
+def test_help_fits_a_terminal_of_80_columns(words_of_it, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        main([*words_of_it, "--help"])
+    assert ended.value.code == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
 
 
 def test_help_has_examples():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling_studies.job_facts import BEGUN_ALREADY, OTHER_JOB, read_facts
+from scaling_studies.job_facts import BEGUN_ALREADY, OTHER_JOB, SECOND_START, read_facts
 
 
 @pytest.fixture
@@ -67,6 +67,7 @@ def test_an_attempt_is_not_started_twice(folder):
     before = (folder / "begin.json").read_text()
     again = call("begin", folder)
     assert again.returncode == BEGUN_ALREADY
+    assert SECOND_START in again.stderr
     assert "never started twice" in again.stderr
     assert (folder / "begin.json").read_text() == before
 

@@ -50,6 +50,7 @@ def slurm(outcome, reason):
     return JobStatus(state=ENDED, outcome=outcome, reason=reason)
 
 
+AGAIN = "job_facts: w-ranks00001-attempt01 has begun already (2026-11-20T10:00:00+00:00, slurm 7 start 0): ...\n"
 BANNER = "rank 1: the graph of structure 3 does not fit\n" + "=" * 40 + "\n= BAD TERMINATION\n"
 
 
@@ -67,9 +68,11 @@ BANNER = "rank 1: the graph of structure 3 does not fit\n" + "=" * 40 + "\n= BAD
         ({"code": 143, "status": slurm(FAILED, "preempted"), "log": "step 3\n"}, FAILED, "preempted: step 3"),
         ({"code": 3, "status": slurm(FAILED, "exit code 3"), "log": "no data\n"}, FAILED, "exit code 3: no data"),
         ({"code": None, "status": slurm(FAILED, "a node failed"), "log": "step 3\n"}, FAILED, "a node failed: step 3"),
-        ({"code": None}, FAILED, "left no end (it was killed, it had begun): it printed nothing"),
+        ({"code": None}, FAILED, "job lost: it was killed, it had begun and left no end (job id here:1): it printed"),
         ({"code": None, "status": LOST}, FAILED, "job lost: local does not know it any more, it had begun"),
         ({"code": None, "status": slurm(DONE, "")}, FAILED, "left no end (local says it ended, it had begun)"),
+        ({"code": None, "status": slurm(FAILED, "exit code 3"), "log": AGAIN}, FAILED,
+         "requeued: local started job here:1 a second time, and an attempt is started once only"),
     ],
 )  # fmt: skip
 def test_each_end_has_its_state_and_reason(tmp_path, found, state, words):

@@ -123,6 +123,18 @@ def test_preemption_is_not_the_points_fault(tmp_path):
     assert all(reason.startswith("preempted") for reason in reasons)
 
 
+def test_a_machine_that_fails_again_and_again_is_left_alone_at_a_limit_of_its_own(tmp_path):
+    cells = resolve_cells(weak(ranks=(1,), max_failures=2, max_machine_faults=4), data())
+    campaign = Campaign(tmp_path, cells=cells, program=lambda record: "kill -9 $$")
+    campaign.scheduler.poll = preempting(campaign.scheduler.poll)
+    assert campaign.runner().run().given_up == (cells[0].id,)
+    assert campaign.states() == [FAILED] * 4
+    (line,) = [line for line in campaign.said if "left alone" in line]
+    assert "at ranks = 1: left alone after 4 faults of the machine ('janus study show' names the hosts)" in line
+    campaign.runner().run_once()
+    assert campaign.states() == [FAILED] * 4  # a pass from cron counts those on record
+
+
 def preempting(poll):
     """A scheduler that says of every ended job that it was preempted."""
 
@@ -195,7 +207,7 @@ def test_a_job_killed_from_outside_leaves_its_reason(tmp_path):
     assert campaign.runner().run().is_complete
     first = campaign.attempts.read()[0]
     assert first.state == FAILED
-    assert "left no end (it was killed, it had begun)" in first.reason
+    assert first.reason.startswith("job lost: it was killed, it had begun and left no end")
 
 
 # Submission

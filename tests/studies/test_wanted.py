@@ -5,8 +5,20 @@ import dataclasses
 import pytest
 
 from scaling_studies.cells import resolve_cells
-from scaling_studies.records import DONE, FAILED, PLANNED, PREDICTED, RUNNING
-from scaling_studies.wanted import affordable, consecutive_failures, expected_node_hours, lacking, standing, target
+from scaling_studies.executors import flux, lsf, pbs, slurm
+from scaling_studies.executors.base import ENDED, UNKNOWN, JobStatus
+from scaling_studies.outcomes import final_record
+from scaling_studies.records import DONE, FAILED, PLANNED, PREDICTED, RUNNING, SUBMITTED
+from scaling_studies.wanted import (
+    FailuresInARow,
+    affordable,
+    expected_node_hours,
+    failures_in_a_row,
+    is_machine_fault,
+    lacking,
+    standing,
+    target,
+)
 from tests.studies.file_scheduler import work_for
 from tests.study_cases import data, strong, weak
 
@@ -60,13 +72,69 @@ def test_a_stop_rule_asks_for_more_until_the_interval_is_narrow(spread, expected
     assert len(lacking([cell], wide[:6], 0)) == 1
 
 
-def test_failures_in_a_row_are_counted_since_the_last_good_attempt():
+def test_failures_in_a_row_are_counted_since_the_last_good_attempt_those_of_the_machine_apart():
     cell = CELLS[0]
     records = [record_of(cell, 1, FAILED), record_of(cell, 2), record_of(cell, 3, FAILED), record_of(cell, 4, PLANNED)]
-    assert consecutive_failures(cell, records) == 1
+    assert failures_in_a_row(cell, records) == FailuresInARow(own=1)
     preempted = record_of(cell, 5, FAILED, reason="preempted: step 3")
-    assert consecutive_failures(cell, [*records, preempted]) == 1
-    assert consecutive_failures(CELLS[1], records) == 0
+    assert failures_in_a_row(cell, [*records, preempted]) == FailuresInARow(own=1, machine=1)
+    stopped = record_of(cell, 6, FAILED, reason="stopped by the runner: step 3")
+    assert failures_in_a_row(cell, [*records, preempted, stopped]) == FailuresInARow(own=1, machine=1)
+    assert failures_in_a_row(cell, [*records, preempted, record_of(cell, 6)]) == FailuresInARow()
+    assert failures_in_a_row(CELLS[1], records) == FailuresInARow()
+
+
+@pytest.mark.parametrize(
+    ("own", "machine", "words"),
+    [(2, 4, ""), (3, 0, "3 failures in a row"), (0, 5, "5 faults of the machine"), (3, 5, "3 failures in a row")],
+)
+def test_each_kind_of_failure_has_a_limit_of_its_own(own, machine, words):
+    found = FailuresInARow(own=own, machine=machine).too_many(weak(max_failures=3, max_machine_faults=5))
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [*(slurm._ended(state, "n[1-2]", "") for state in ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED")),
+     *(pbs._status({"job_state": "F", "Exit_status": code}) for code in (-20, -11, -1, 271)),
+     *(lsf._status({"STAT": "EXIT", "EXIT_REASON": f"{word}: x"}) for word in ("TERM_PREEMPT", "TERM_RC_RECLAIM")),
+     flux._status({"state": "INACTIVE", "result": "FAILED", "exception": {
+         "occurred": True, "type": "node-failure", "note": "node failure on n8 (shell rank 3)"}}),
+     JobStatus(state=UNKNOWN), JobStatus(state=UNKNOWN, reason="it was started on n1, not on n1 as it runs now"),
+     JobStatus(state=ENDED)],
+    ids=lambda status: status.reason or status.state,
+)  # fmt: skip
+def test_what_schedulers_say_of_the_machine_is_not_the_points_fault(status, tmp_path):
+    attempt = record_of(CELLS[0], 1, RUNNING, job_id="7")
+    failed = final_record(attempt, tmp_path, status, lambda record, folder: record)
+    assert failed.state == FAILED
+    assert is_machine_fault(failed), failed.reason
+
+
+@pytest.mark.parametrize(
+    "status",
+    [slurm._ended("FAILED", "n1", "1:0"), slurm._ended("FAILED", "n1", "0:9"), slurm._ended("CANCELLED", "n1", ""),
+     slurm._ended("TIMEOUT", "n1", ""), slurm._ended("OUT_OF_MEMORY", "n1", ""), slurm._ended("COMPLETED", "n1", ""),
+     pbs._status({"job_state": "F", "Exit_status": 1}), pbs._status({"job_state": "F"}),
+     lsf._status({"STAT": "EXIT", "EXIT_REASON": "TERM_OWNER: job killed by owner"}),
+     flux._status({"state": "INACTIVE", "result": "FAILED", "returncode": 1})],
+    ids=lambda status: status.reason or status.outcome,
+)  # fmt: skip
+def test_what_a_program_or_a_person_did_counts_at_the_point(status, tmp_path):
+    attempt = record_of(CELLS[0], 1, RUNNING, job_id="7")
+    failed = final_record(attempt, tmp_path, status, lambda record, folder: record)
+    assert failed.state != DONE
+    assert not is_machine_fault(failed), failed.reason
+
+
+def test_only_jobs_that_a_scheduler_has_are_under_way():
+    cell = CELLS[0]
+    claimed = record_of(cell, 1, PLANNED)
+    now = standing([cell], [claimed])
+    assert (now.waiting, now.unsubmitted, now.is_under_way) == (1, 1, False)
+    for state in (SUBMITTED, RUNNING):
+        assert standing([cell], [claimed, record_of(cell, 2, state, repeat=1)]).is_under_way
 
 
 def test_a_budget_counts_failures_and_what_is_in_flight():
