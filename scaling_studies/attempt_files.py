@@ -68,6 +68,18 @@ def read_attempt(folder: Path) -> AttemptFiles:
     return AttemptFiles(run=run, steps=steps, settings=settings, begin=begin, end=end)
 
 
+def left_by_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run that may have been cut off left of ``run.json`` and of its settings; empty where nothing is whole."""
+    try:
+        run = _read_json(folder / "run.json")
+    except UnreadableRun:
+        run = {}
+    try:
+        return run, read_toml(folder / "config.toml")
+    except UserError:
+        return run, {}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

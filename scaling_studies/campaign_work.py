@@ -30,7 +30,7 @@ def campaign_work(
             **identity(cell), source=MEASURED, method=METHOD, machine=host.name, state=PLANNED, repeat=repeat,
             layout=dict(cell.layout.to_mapping()), executor=cell.executor.kind, counts_per_rank=cell.counts_per_rank,
             oversubscribed=host.is_oversubscribed(cell.ranks, cell.executor.threads),
-            provenance={"code_version": cell.code_version},
+            provenance={"code_version": cell.code_version, "seeds": {"order": cell.study.seed}},
         )  # fmt: skip
 
     def measure(cell: Cell, record: Record, folder: Path) -> Record:

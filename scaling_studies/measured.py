@@ -37,7 +37,7 @@ from scaling_studies.predicted import cell_work, expert_rows, phase_workload
 from scaling_studies.records import DONE, INVALID, JOB_SECONDS, Ceiling, Peak, RankTimes, Record, from_json, to_json
 from scaling_studies.statistics import trend
 
-__all__ = ["Host", "UnreadableRun", "measured_record", "read_run"]
+__all__ = ["Host", "UnreadableRun", "code_of", "measured_record", "read_run"]
 
 METHOD = "janus train, monotonic clock"
 
@@ -92,8 +92,9 @@ def _record(cell: Cell, attempt: Record, files: AttemptFiles, folder: Path, host
     times_s = tuple(clock_step_s(cell.study.clock, step) for step in steps)
     used, step_s = steps[num_warm_up:], times_s[num_warm_up:]
     known = provenance.of_attempt(
-        run, files.settings, files.begin, files.end, _code_of(files, folder.parent.parent), order_seed=cell.study.seed
-    )
+        run, files.settings, files.begin, files.end, code_of(files.begin, folder.parent.parent),
+        order_seed=cell.study.seed,
+    )  # fmt: skip
     reasons = [*invalid_reasons(cell, files), *_missing(known)]
     wall_s = None if end_before_begin(files.begin, files.end) else _duration(run.get("wall_s"))
     threads = cell.executor.threads
@@ -169,10 +170,10 @@ def _duration(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0 else None
 
 
-def _code_of(files: AttemptFiles, study: Path) -> dict[str, Any]:
+def code_of(begin: Mapping[str, Any], study: Path) -> dict[str, Any]:
     """Revision, diff and distributions as the job found them; where it could not read the repository, as they are now
     if the sources are still those that ran."""
-    code = dict(files.begin.get("code") or {})
+    code = dict(begin.get("code") or {})
     if code.get("revision") is None and code:
         state = code_version.source_state()
         if state.version == code.get("version"):

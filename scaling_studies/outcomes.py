@@ -1,7 +1,8 @@
 """What became of an attempt whose job has ended: its final record, with a reason that a person understands.
 
 It owns the order in which the witnesses are heard: the job's own end (``end.json``), what ended it (``verdict.json``),
-the scheduler, the log. It does not own reading a whole run (``measured``) nor when a job has ended (``runner``).
+the scheduler, the log; and who is asked where a failed attempt ran. It does not own reading a whole run (``measured``)
+nor when a job has ended (``runner``).
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from scaling_studies import provenance
+from scaling_studies.attempt_files import left_by_run
 from scaling_studies.executors.base import ENDED, VERDICT_FILE, JobStatus
 from scaling_studies.job_facts import BEGIN_FILE, END_FILE, SECOND_START, read_facts
-from scaling_studies.measured import UnreadableRun
+from scaling_studies.launchers import RUN_FOLDER
+from scaling_studies.measured import UnreadableRun, code_of
 from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT, Record
 
 KILLED = 137  # 128 + SIGKILL: what the memory killer leaves
@@ -53,9 +59,39 @@ def final_record(attempt: Record, folder: Path, status: JobStatus, measure: Meas
         try:
             return measure(attempt, folder)
         except UnreadableRun as error:
-            return dataclasses.replace(attempt, state=FAILED, reason=f"the program ended well, but {error}")
-    state, reason = _failure(attempt, folder, status, end)
-    return dataclasses.replace(attempt, state=state, reason=reason)
+            state, reason = FAILED, f"the program ended well, but {error}"
+    else:
+        state, reason = _failure(attempt, folder, status, end)
+    return dataclasses.replace(
+        attempt, state=state, reason=reason, provenance=_origin(attempt, folder, status, begin, end)
+    )
+
+
+def _origin(
+    attempt: Record, folder: Path, status: JobStatus, begin: Mapping[str, Any], end: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Where a failed attempt ran and what it was, as far as run, job, scheduler and submission tell."""
+    submitted = {
+        **attempt.provenance, "job_id": attempt.job_id, "node_list": status.nodes,
+        "launch_command": _launch_command(folder / "job.sh"),
+    }  # fmt: skip
+    code = code_of(begin, folder.parent.parent)
+    run, settings = left_by_run(folder / RUN_FOLDER)
+    try:
+        found = provenance.of_failure(run, settings, begin, end, code, submitted)
+        json.dumps(found, allow_nan=False)  # what a record cannot hold would be lost with it
+        return found
+    except (TypeError, ValueError, AttributeError):  # files of a run that was cut off: the job's facts remain
+        return provenance.of_failure({}, {}, begin, end, code, submitted)
+
+
+def _launch_command(script: Path) -> str | None:
+    """The command by which an attempt's script starts its ranks: the one that it waits for (``executors.scripts``)."""
+    try:
+        lines = script.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.removesuffix(" &") for line, after in pairwise(lines) if after == 'wait "$!"'), None)
 
 
 def _failure(attempt: Record, folder: Path, status: JobStatus, end: dict[str, object]) -> tuple[str, str]:

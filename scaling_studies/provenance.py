@@ -4,8 +4,8 @@ It owns the required fields and how they are put together from a job's facts and
 the host (``janus.host_facts``), the job (``job_facts``) or the code (``code_version``).
 
 A field holds its value, or a text "not applicable: reason" where it cannot exist (the job id of a local run, the GPU
-driver of a CPU run). Anything else, "n/a" and "unknown" among it, is missing, and an attempt with a missing field is
-INVALID (Hoefler and Belli, SC15, rule 9).
+driver of a CPU run). Anything else, "n/a" and "unknown" among it, is missing, and an attempt that ended well with a
+missing field is INVALID (Hoefler and Belli, SC15, rule 9). One that failed keeps what is known, the rest is "unknown".
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ MEANINGS = {
     "end": "when it ended, UTC",
 }
 REQUIRED = tuple(MEANINGS)
-NOT_KNOWN = ("", "n/a", "unknown", "none", NOT_APPLICABLE.strip())  # words that stand for no value
+UNKNOWN = "unknown"
+NOT_KNOWN = ("", "n/a", UNKNOWN, "none", NOT_APPLICABLE.strip())  # words that stand for no value
 MAY_BE_EMPTY = ("modules", "environment")  # none loaded, none set: that is known
 READINGS = ("scaling_cur_mhz", "pstate", "clocks.sm", "clocks.mem")  # of one moment, when the job began
 GPU_IDENTITY = ("index", "uuid")
@@ -96,6 +97,46 @@ def of_attempt(
         "load_average_before": begin.get("load_average"), "clocks_before": begin.get("clocks"),
         "gpus_before": begin.get("gpus"),
     }  # fmt: skip
+
+
+def of_failure(
+    run: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    begin: Mapping[str, Any],
+    end: Mapping[str, Any],
+    code: Mapping[str, Any],
+    submitted: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What is known of an attempt that did not end well; a required field that nobody knows is "unknown".
+
+    run, settings: what the trainer left, empty where it left nothing; begin, end, code: as ``of_attempt``; submitted:
+    fields as runner and scheduler know them (job_id, node_list, code_version ...), for what the job did not tell.
+    """
+    seeds = submitted.get("seeds") or {}
+    told = of_attempt(run, settings, begin, end, code, order_seed=seeds.get("order", UNKNOWN))
+    by_script = {
+        "code_version": code.get("version"), "environment": begin.get("environment"), "driver": begin.get("driver"),
+        "operating_system": begin.get("operating_system"), "clocks": begin.get("clocks"),
+    }  # fmt: skip
+    found = {}
+    for name in dict.fromkeys((*told, *submitted)):
+        witnesses = (told.get(name), by_script.get(name), submitted.get(name))
+        found[name] = next((value for value in witnesses if _is_known(name, value)), UNKNOWN)
+    return found
+
+
+def _is_known(name: str, value: Any) -> bool:
+    """Whether a field, or at least a part of it, has a value."""
+    if isinstance(value, Mapping | list | tuple):
+        inner = value.values() if isinstance(value, Mapping) else value
+        return any(_is_known(name, part) for part in inner) or (not value and name in MAY_BE_EMPTY)
+    return value is not None and not (isinstance(value, str) and value.strip().lower() in NOT_KNOWN)
+
+
+def hosts(provenance: Mapping[str, Any]) -> str:
+    """Where an attempt ran: the node list, else the host of its script; "" where neither is known."""
+    known = [provenance[name] for name in ("node_list", "host") if _is_known(name, provenance.get(name))]
+    return "" if not known else known[0] if isinstance(known[0], str) else ", ".join(map(str, known[0]))
 
 
 def _clocks(hosts: Mapping[str, Any], begin: Mapping[str, Any], on_gpu: bool | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from janus.errors import UserError
 
 if TYPE_CHECKING:
     from reports.points import Point, StudyView
+    from scaling_studies.records import Record
 
 SHOW_EXAMPLES = """examples:
   janus study show studies/first
@@ -52,18 +53,47 @@ def print_study(folder: Path, as_json: bool) -> int:
     return 0
 
 
+SHOWN_LEFT_OUT = 10  # attempts that did not count, before the earlier ones are only counted
+
+
 def _point_values(view: StudyView, point: Point) -> dict[str, Any]:
     return {
         "study": view.name, "mode": view.mode, "ranks": point.ranks, "scaled": point.scaled, "x": point.x,
         "cell_id": point.cell_id, "model": point.model,
         "oversubscribed": point.oversubscribed, "jobs": len(point.jobs), "jobs_planned": point.repeats_planned,
-        "excluded": [{"attempt": entry.attempt, "state": entry.state, "reason": entry.reason}
-                     for entry in point.excluded],
+        "excluded": [_left_out_values(entry) for entry in point.excluded],
         "measured_step_s": point.measured.median if point.measured else None,
         "measured_job_step_s": list(point.job_values_s), "predicted_step_s": point.predicted_s,
         "prediction_error": point.error, "efficiency_measured": view.efficiency_measured(point),
         "efficiency_predicted": view.efficiency_predicted(point),
     }  # fmt: skip
+
+
+def _left_out_values(record: Record) -> dict[str, Any]:
+    from scaling_studies.provenance import hosts
+
+    return {
+        "attempt": record.attempt, "tag": record.tag, "state": record.state, "reason": record.reason,
+        "hosts": hosts(record.provenance) or None, "executor": record.executor, "job_id": record.job_id,
+        "started_at": record.started_at, "ended_at": record.ended_at,
+        **{name: record.provenance.get(name) for name in ("code_version", "code_revision", "launch_command")},
+    }  # fmt: skip
+
+
+def _left_out_lines(views: Sequence[StudyView]) -> list[str]:
+    """The latest attempts that do not count, two lines each: where each ran, and what became of it."""
+    from scaling_studies.provenance import hosts
+
+    found = [record for view in views for point in view.points for record in point.excluded]
+    found.sort(key=lambda record: record.ended_at or record.started_at or record.submitted_at or "")
+    lines = []
+    if more := found[:-SHOWN_LEFT_OUT]:
+        lines.append(f"{len(more)} earlier attempts did not count: --json lists them")
+    for record in found[-SHOWN_LEFT_OUT:]:
+        job = f", job {record.job_id}" if record.job_id else ""
+        lines += [f"{record.tag}: {record.state} on {hosts(record.provenance) or 'hosts not known'}{job}",
+                  f"  {record.reason}"]  # fmt: skip
+    return lines
 
 
 def _print_tables(views: Sequence[StudyView], refused_lines: Sequence[str]) -> None:
@@ -105,5 +135,5 @@ def _print_tables(views: Sequence[StudyView], refused_lines: Sequence[str]) -> N
         console.print(table)
     if any(point.oversubscribed for view in views for point in view.points):
         console.print("* oversubscribed: more ranks than cores")
-    for line in refused_lines:
-        console.print(line, markup=False)
+    for line in (*_left_out_lines(views), *refused_lines):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

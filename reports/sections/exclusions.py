@@ -12,22 +12,25 @@ from reports.points import Point
 from reports.rules import declared_gaps
 from reports.scaling_section import jobs_value
 from reports.wording import count_of, not_ended, place
-from scaling_studies.records import Record
+from scaling_studies.provenance import hosts
+from scaling_studies.records import PREDICTED, Record
 
 COLUMNS = (
     Column(name="study"),
     Column(name="point"),
     Column(name="attempt"),
     Column(name="state"),
+    Column(name="hosts"),
     Column(name="reason"),
 )
+SHOWN_CHARACTERS = 80  # of a list of hosts
 Row = tuple[Value | str, ...]
 
 
 def sections(campaign: Campaign) -> tuple[Section, ...]:
     """One section, also where nothing was left out."""
     rows = [row for view in campaign.views for point in view.points for row in _of_point(point)]
-    rows += [("", "", f"file {name}", "refused", reason) for name, reason in campaign.folder.refused]
+    rows += [("", "", f"file {name}", "refused", "", reason) for name, reason in campaign.folder.refused]
     blocks: list[Block] = [Text(text=_words(campaign, len(rows)))]
     if rows:
         blocks.append(Table(name=EXCLUSION_TABLE, columns=COLUMNS, rows=tuple(rows),
@@ -48,7 +51,15 @@ def _of_point(point: Point) -> list[Row]:
 
 def _row(point: Point, name: str, record: Record) -> Row:
     bad = Value(text=record.state, tone="bad")
-    return (point.study, place(point), name, bad, record.reason)
+    return (point.study, place(point), name, bad, _hosts(record), record.reason)
+
+
+def _hosts(record: Record) -> str:
+    """Where an attempt ran, shortened; "n/a" where nobody knows. A prediction ran nowhere."""
+    if record.source == PREDICTED:
+        return ""
+    found = hosts(record.provenance) or "n/a"
+    return found if len(found) <= SHOWN_CHARACTERS else f"{found[:SHOWN_CHARACTERS]}..."
 
 
 def _words(campaign: Campaign, number: int) -> str:

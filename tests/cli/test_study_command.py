@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -184,8 +185,14 @@ def test_a_run_that_fails_gives_exit_code_1_and_is_listed(inputs, tmp_path, capf
     assert main(arguments) == 1
     document = json.loads(capfd.readouterr().out)
     (point,) = [point for point in document["points"] if point["study"] == "weak"]
-    assert point["excluded"][0]["state"] == "TIMEOUT"
+    left_out = point["excluded"][0]
+    assert left_out["state"] == "TIMEOUT"
+    assert left_out["hosts"] == platform.node()
+    assert "janus train" in left_out["launch_command"]
+    assert left_out["code_version"].startswith("0.1.0+")
     assert point["measured_step_s"] is None
+    assert main(["study", "show", str(tmp_path / "out")]) == 0
+    assert f"attempt01: TIMEOUT on {platform.node()}, job " in capfd.readouterr().out
     assert main(["study", "status", str(tmp_path / "out")]) == 0
     (place,) = [line for line in capfd.readouterr().out.splitlines() if "its script and log: " in line]
     assert (tmp_path / "out" / place.split(": ")[1] / "log.txt").is_file()

@@ -100,9 +100,9 @@ def test_everything_left_out_is_listed_with_its_reason():
     folder = RecordFolder(records=tuple(campaign()), refused=(("torn.json", "not a complete JSON document"),))
     sections = exclusions.sections(Campaign(folder=folder))
     rows = texts(table_of(sections, "exclusions"))
-    assert rows[0] == ["weak", "2 ranks", "weak-ranks00002-weak0002-attempt03", "FAILED",
+    assert rows[0] == ["weak", "2 ranks", "weak-ranks00002-weak0002-attempt03", "FAILED", "testhost",
                        "exit code 1: rank 1 ran out of <memory>"]  # fmt: skip
-    assert rows[1][2:] == ["file torn.json", "refused", "not a complete JSON document"]
+    assert rows[1][2:] == ["file torn.json", "refused", "", "not a complete JSON document"]
     assert words(sections).startswith("13 measured attempts have ended: 12 DONE, 1 FAILED.")
     assert words(exclusions.sections(campaign_of([record()]))).startswith("1 measured attempt has ended: 1 DONE.")
 
@@ -120,7 +120,16 @@ def test_a_failed_prediction_is_left_out_with_its_reason():
     rows = texts(table_of(exclusions.sections(sets.gap_in_the_line()), "exclusions"))
     lost = [prediction(0.1, ranks=ranks, state=FAILED, reason="no rates") for ranks in (1, 2)]
     assert "2 predictions or files are listed below." in words(exclusions.sections(campaign_of(lost)))
-    assert rows == [["weak", "2 ranks", "prediction", "FAILED", "no rates for 2 ranks"]]
+    assert rows == [["weak", "2 ranks", "prediction", "FAILED", "", "no rates for 2 ranks"]]
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [({}, "n/a"), ({"node_list": "unknown", "host": "n7"}, "n7"), ({"node_list": "n" * 200}, "n" * 80 + "...")],
+)
+def test_hosts_of_a_failure_are_shown_as_far_as_they_are_known(known, shown):
+    failed = record(attempt=3, state=FAILED, reason="a node failed", provenance=known, step_s=(), phase_s={})
+    assert texts(table_of(exclusions.sections(campaign_of([record(), failed])), "exclusions"))[0][4] == shown
 
 
 def test_methods_are_those_of_the_records():

@@ -1,15 +1,19 @@
 """What became of a job: the right state and words a person understands."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
 
+from scaling_studies import provenance
 from scaling_studies.cells import resolve_cells
-from scaling_studies.executors.base import ENDED, UNKNOWN, VERDICT_FILE, JobStatus
+from scaling_studies.executors.base import ENDED, UNKNOWN, VERDICT_FILE, AttemptJob, JobStatus
+from scaling_studies.executors.scripts import attempt_script
+from scaling_studies.launch_scripts import Job
 from scaling_studies.measured import Host, UnreadableRun, measured_record
 from scaling_studies.outcomes import final_record, has_begun, is_settled
-from scaling_studies.records import DONE, FAILED, INVALID, OOM, TIMEOUT
+from scaling_studies.records import DONE, FAILED, INVALID, OOM, TIMEOUT, from_json, to_json
 from tests.host_machine import write_host
 from tests.studies.attempt_folders import CODE_VERSION, change_json, running_record, write_attempt
 from tests.study_cases import data, weak
@@ -81,6 +85,49 @@ def test_each_end_has_its_state_and_reason(tmp_path, found, state, words):
     assert words in record.reason
     assert record.started_at == "2026-11-20T10:00:00+00:00"
     assert record.ended_at == (None if found["code"] is None else "2026-11-20T10:01:00+00:00")
+
+
+def test_of_a_failure_is_kept_where_it_ran_as_job_run_and_script_tell_it(tmp_path):
+    folder = write_attempt(tmp_path / "study", CELL)
+    change_json(folder / "run" / "run.json", status="failed")
+    change_json(folder / "begin.json", node_list="n[1-2]", job_id="17", host="n1")
+    change_json(folder / "end.json", exit_code=1)
+    job = Job(name="a", command=("janus", "train"), ranks=2, nodes=2, ranks_per_node=1, threads=1, time_limit_s=60.0)
+    (folder / "job.sh").write_text(attempt_script("slurm", AttemptJob(tag="a", folder=folder, job=job)))
+    submitted = running_record(CELL, provenance={"code_version": CODE_VERSION, "seeds": {"order": 4}})
+    known = final_record(submitted, folder, ENDED_SOMEHOW, unreadable).provenance
+    assert (known["node_list"], known["job_id"], known["host"]) == ("n[1-2]", "17", "n1")
+    assert known["launch_command"].startswith("srun --cpus-per-task=1 ")
+    assert known["launch_command"].endswith("janus train")
+    assert (known["code_revision"], known["code_version"]) == ("abc1234", CODE_VERSION)
+    assert known["placement"] == ["here cores 0-1 cpu"]
+    assert known["seeds"]["order"] == 4
+    assert provenance.missing(known) == []  # the run had begun: nothing is unknown
+
+
+def test_of_a_job_that_never_began_what_is_not_known_is_named(tmp_path):
+    submitted = running_record(CELL, job_id="17", provenance={"code_version": "0.1.0+abc"})
+    status = JobStatus(state=ENDED, outcome=FAILED, reason="a node failed", nodes="n[1-2]")
+    failed = final_record(submitted, tmp_path, status, unreadable)
+    assert failed.reason == "a node failed: it printed nothing"
+    known = failed.provenance
+    assert (known["node_list"], known["job_id"], known["code_version"]) == ("n[1-2]", "17", "0.1.0+abc")
+    assert {known[name] for name in ("host", "code_revision", "clocks", "launch_command", "start")} == {"unknown"}
+    assert set(provenance.missing(known)) == set(provenance.REQUIRED) - {"node_list", "job_id", "code_version"}
+    assert from_json(to_json(failed)) == failed
+
+
+@pytest.mark.parametrize("torn", ['{"provenance": 7}', '{"provenance": {"host_facts": [1]}}', "{", "[]"])
+def test_a_run_that_was_cut_off_leaves_the_facts_of_its_job(tmp_path, torn):
+    folder = write_attempt(tmp_path / "study", CELL)
+    (folder / "run" / "run.json").write_text(torn)
+    (folder / "run" / "config.toml").write_text("[run]\nvalue = nan\n")
+    (folder / "end.json").unlink()
+    failed = final_record(running_record(CELL), folder, slurm(FAILED, "a node failed"), unreadable)
+    assert failed.provenance["host"] == platform.node()
+    assert failed.provenance["code_revision"] == "abc1234"
+    assert failed.provenance["placement"] == "unknown"
+    assert from_json(to_json(failed)).provenance == failed.provenance
 
 
 def test_a_long_log_is_read_from_its_end(tmp_path):

@@ -97,7 +97,7 @@ def test_each_kind_of_failure_has_a_limit_of_its_own(own, machine, words):
 @pytest.mark.parametrize(
     "status",
     [*(slurm._ended(state, "n[1-2]", "") for state in ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED")),
-     *(pbs._status({"job_state": "F", "Exit_status": code}) for code in (-20, -11, -1, 271)),
+     *(pbs._status({"job_state": "F", "Exit_status": code}) for code in ("-20", "-11", "-1", "271")),
      *(lsf._status({"STAT": "EXIT", "EXIT_REASON": f"{word}: x"}) for word in ("TERM_PREEMPT", "TERM_RC_RECLAIM")),
      flux._status({"state": "INACTIVE", "result": "FAILED", "exception": {
          "occurred": True, "type": "node-failure", "note": "node failure on n8 (shell rank 3)"}}),
@@ -116,7 +116,7 @@ def test_what_schedulers_say_of_the_machine_is_not_the_points_fault(status, tmp_
     "status",
     [slurm._ended("FAILED", "n1", "1:0"), slurm._ended("FAILED", "n1", "0:9"), slurm._ended("CANCELLED", "n1", ""),
      slurm._ended("TIMEOUT", "n1", ""), slurm._ended("OUT_OF_MEMORY", "n1", ""), slurm._ended("COMPLETED", "n1", ""),
-     pbs._status({"job_state": "F", "Exit_status": 1}), pbs._status({"job_state": "F"}),
+     pbs._status({"job_state": "F", "Exit_status": "1"}), pbs._status({"job_state": "F"}),
      lsf._status({"STAT": "EXIT", "EXIT_REASON": "TERM_OWNER: job killed by owner"}),
      flux._status({"state": "INACTIVE", "result": "FAILED", "returncode": 1})],
     ids=lambda status: status.reason or status.outcome,
