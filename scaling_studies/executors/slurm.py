@@ -40,6 +40,7 @@ from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 MOST_ELEMENTS = 1000  # slurm.conf(5): MaxArraySize is 1001 unless the site says otherwise
 ARRAY_PREFIX = "janus-array-"
 TAG_FILE = "tags.txt"
+JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)  # sbatch --parsable: number, or number;cluster
 WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
 HISTORY = "now-30days"  # how far back accounting is searched for a job by name
 LOST = re.compile(  # slurm_errno.c: no answer, so a request may have been carried out or not
@@ -162,12 +163,11 @@ def _equal_shapes(attempts: Iterable[AttemptJob]) -> list[list[AttemptJob]]:
 def _sbatch(script: Path) -> str:
     """Submit one script and return its job id. Raises SubmitError, or SchedulerSilentError when no answer came."""
     answer = _ask("sbatch", "--parsable", str(script))
-    job_id = answer.out.strip().partition(";")[0]
     if answer.code:
         raise SubmitError(f"Slurm did not take {script}: {answer.words}")
-    if not job_id.isdigit():
+    if not (lines := list(JOB_ID.finditer(answer.out))):
         raise SchedulerSilentError(f"sbatch gave no job id: {answer.words}")
-    return job_id
+    return lines[-1][1]  # a site's filters may speak before it
 
 
 def _queue_status(job_ids: Sequence[str]) -> Iterator[tuple[str, JobStatus]]:

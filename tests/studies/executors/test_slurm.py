@@ -207,6 +207,23 @@ def test_one_job_per_attempt(slurm, tmp_path):
     assert any(f"{sys.executable} -m scaling_studies.job_facts begin" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "519605\n",
+        "60060368;slaking\n",  # VSC clusters: clusterfutures pull request 24
+        "\n---------------\n   Welcome to the Stampede3 Supercomputer\n---------------\n\nNo reservation for this job\n"
+        "--> Verifying valid submit host (login4)...OK\n519605\n",  # maestrowf issue 441, nipype pull request 1330
+        "Sun Jul  7 03:08:23 2019 [INFO4] [euid=5534,pid=5818] auks_api: auks cred added using default file\n"
+        "132826\n",  # batchspawner issue 148
+    ],
+)
+def test_a_job_id_is_found_among_the_words_of_a_site(slurm, tmp_path, printed):
+    slurm.answers("sbatch", printed)
+    executor = SlurmExecutor()
+    assert executor.submit([attempt(tmp_path, "t", executor)]) == {"t": printed.split()[-1].partition(";")[0]}
+
+
 def test_attempts_of_equal_shape_share_an_array_in_the_order_given(slurm, tmp_path):
     slurm.answers("sbatch", "40\n")
     executor = SlurmExecutor(arrays=True)
@@ -268,6 +285,13 @@ def test_jobs_taken_before_a_limit_of_the_site_are_kept(slurm, tmp_path):
         f'echo "sbatch: error: Batch job submission failed: {limit}" >&2; exit 1\n'
     )
     assert executor.submit([attempt(tmp_path, f"t{number}", executor) for number in range(3)]) == {"t0": "7"}
+
+
+def test_a_submission_without_a_job_id_may_have_been_taken(slurm, tmp_path):
+    slurm.answers("sbatch", "No reservation for this job\n")
+    executor = SlurmExecutor()
+    with pytest.raises(SchedulerSilentError, match="sbatch gave no job id: No reservation"):
+        executor.submit([attempt(tmp_path, "t", executor)])
 
 
 @pytest.mark.parametrize(
