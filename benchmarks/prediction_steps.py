@@ -29,11 +29,11 @@ from janus.parallel.fs3d import Axes, distribute
 from janus.parallel.pieces import leaves
 from janus.train.config import BatchConfig, OptimizerConfig, ParallelConfig, RunConfig, TrainConfig
 from janus.train.ema import WeightAverage
-from janus.train.loader import BatchLoader, MicroBatch, Prefetcher
+from janus.train.loader import BatchLoader, Prefetcher, StepBatches
 from janus.train.loss import denominators_of
 from janus.train.optimizer import build_optimizer, learning_rate, set_learning_rate
 from janus.train.sampler import Sampler
-from janus.train.step import accumulate_gradients, count_micro_batches, sum_totals, update
+from janus.train.step import accumulate_gradients, sum_totals, update
 from janus.train.timing import PhaseTimer
 
 NEXT_TO_NOTHING = 1e-12
@@ -96,11 +96,10 @@ class LayoutSteps:
         rate = learning_rate(step, 100, self.config.optimizer.learning_rate, self.config.schedule)
         start, start_cpu = timer.now(), time.process_time()
         self.communicator.ledger.clear()
-        with timer("data"):
-            micro_batches = [part.to(self.communicator.device) for part in prefetcher.next()]
+        micro_batches = prefetcher.step(timer)
         loss, wait_s = self._step(step, rate, micro_batches, timer)
         step_s, cpu_s = timer.now() - start, time.process_time() - start_cpu
-        counts = count_micro_batches(micro_batches)
+        counts = micro_batches.counts
         ranks = self.communicator.gather_objects({
             "phase_s": timer.phase_s, "wait_s": wait_s, "step_s": step_s, "cpu_s": cpu_s, **counts,
         })  # fmt: skip
@@ -112,7 +111,7 @@ class LayoutSteps:
             "counts": [{name: rank[name] for name in counts} for rank in ranks],
         }  # fmt: skip
 
-    def _step(self, step: int, rate: float, micro_batches: list[MicroBatch], timer: PhaseTimer) -> tuple[float, float]:
+    def _step(self, step: int, rate: float, micro_batches: StepBatches, timer: PhaseTimer) -> tuple[float, float]:
         """As ``loop.Trainer._step``: (loss, seconds that this rank waited for slower ones)."""
         denominators = denominators_of(self.store, self.sampler.batch(step))
         self.optimizer.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -180,9 +180,11 @@ class Stepper:
         timer = CountingTimer(self.communicator.device)
         start = timer.now()
         self.communicator.ledger.clear()
-        with timer("data"):
-            parts = [self.batches[number]] if prefetcher is None else prefetcher.next()
-            micro_batches = [part.to(self.communicator.device) for part in parts]
+        if prefetcher is None:
+            with timer("data"):
+                micro_batches: Collection[MicroBatch] = [self.batches[number].to(self.communicator.device)]
+        else:
+            micro_batches = prefetcher.step(timer)
         self.optimizer.zero_grad(set_to_none=True)
         totals, _ = accumulate_gradients(
             self.distributed, micro_batches, self.denominators[number], self.config.loss, timer

@@ -1,13 +1,14 @@
-"""Builds the graphs of a rank's micro-batches, one step ahead, in a background thread.
+"""Builds the graphs of a rank's micro-batches, ahead of their use, in a background thread.
 
-It does not choose structures (``sampler.py``). Memory: the graphs of two steps of this rank at most.
+It does not choose structures (``sampler.py``). Memory: the micro-batch in use, one that is ready and one in the making,
+however many a step has.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from janus.model.batch import GraphBatch
 from janus.parallel.axis import Axis, LoneAxis
 from janus.parallel.local_graph import labels_of_part, partition
 from janus.train.loss import Labels
+from janus.train.timing import PhaseTimer
 
 if TYPE_CHECKING:
     from janus.data.store import StructureStore
@@ -57,6 +59,14 @@ class MicroBatch:
         if halo is None:
             return self.batch.num_structures
         return len(range(halo.axis.index, self.batch.num_structures, halo.axis.size))
+
+    def counts(self) -> dict[str, int]:
+        """What is evaluated here."""
+        batch = self.batch
+        return {
+            "structures": self.num_counted_structures, "atoms": batch.num_atoms, "edges": batch.num_edges,
+            "bonds": batch.num_bonds, "angles": batch.num_angles, "micro_batches": 1,
+        }  # fmt: skip
 
 
 class BatchLoader:
@@ -96,18 +106,61 @@ class BatchLoader:
         return [self.load_micro_batch(indices) for indices in micro_batches]
 
 
+class StepBatches:
+    """The micro-batches of one step on a device, each awaited when it is its turn and then kept by its user alone.
+
+    counts: what those handed out so far hold. Waiting and moving are timed as the phase "data".
+    """
+
+    def __init__(self, prefetcher: Prefetcher, device: torch.device, timer: PhaseTimer) -> None:
+        self._prefetcher, self._device, self._timer = prefetcher, device, timer
+        self.counts = dict.fromkeys(("structures", "atoms", "edges", "bonds", "angles", "micro_batches"), 0)
+        with timer("data"):
+            self._number, self._first = prefetcher.next()
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        """All of them, once. Raises what the loader raised."""
+        for _ in range(self._number):
+            yield self._take()  # no name here: this frame would keep it while the next one is awaited
+
+    def _take(self) -> MicroBatch:
+        with self._timer("data"):
+            waiting, self._first = self._first, None
+            if waiting is None:
+                _, waiting = self._prefetcher.next()
+            assert waiting is not None
+            taken = waiting.to(self._device)
+        for name, count in taken.counts().items():
+            self.counts[name] += count
+        return taken
+
+
+# A micro-batch and how many its step has; None for a step that has none here.
+Ready = tuple[int, MicroBatch | None]
+
+
 class Prefetcher:
-    """Hands out steps while a thread prepares the next one; its errors are raised where the step is awaited."""
+    """Hands out micro-batches, step by step, while a thread prepares the next; who awaits one gets the thread's error.
+
+    share_of_step: the structures of each micro-batch of a step, on this rank.
+    """
 
     def __init__(self, loader: BatchLoader, share_of_step: Callable[[int], list[list[int]]], steps: range) -> None:
         self._loader, self._share_of_step, self._steps = loader, share_of_step, steps
-        self._ready: queue.Queue[list[MicroBatch] | BaseException] = queue.Queue(maxsize=1)
+        self._ready: queue.Queue[Ready | BaseException] = queue.Queue(maxsize=1)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._prepare, name="janus-loader", daemon=True)
         self._thread.start()
 
-    def next(self) -> list[MicroBatch]:
-        """The micro-batches of the next step; waits for them."""
+    def step(self, timer: PhaseTimer) -> StepBatches:
+        """The micro-batches of the next step; waits for the first. Those of the step before were all taken."""
+        return StepBatches(self, self._loader.device, timer)
+
+    def next(self) -> Ready:
+        """The next micro-batch; waits for it."""
         item = self._ready.get()
         if isinstance(item, BaseException):
             raise item
@@ -119,15 +172,18 @@ class Prefetcher:
         self._thread.join()
 
     def _prepare(self) -> None:
-        for step in self._steps:
-            try:
-                item: list[MicroBatch] | BaseException = self._loader.load(self._share_of_step(step))
-            except Exception as error:  # handed over to the thread that waits, which raises it
-                item = error
-            if not self._hand_over(item) or isinstance(item, BaseException):
-                return
+        try:
+            for step in self._steps:
+                share = self._share_of_step(step)
+                if not share and not self._hand_over((0, None)):
+                    return
+                for indices in share:
+                    if not self._hand_over((len(share), self._loader.load_micro_batch(indices))):
+                        return
+        except Exception as error:  # handed over to the thread that waits, which raises it
+            self._hand_over(error)
 
-    def _hand_over(self, item: list[MicroBatch] | BaseException) -> bool:
+    def _hand_over(self, item: Ready | BaseException) -> bool:
         while not self._stopping.is_set():
             try:
                 self._ready.put(item, timeout=0.1)

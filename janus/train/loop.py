@@ -26,7 +26,7 @@ from janus.train.ema import WeightAverage
 from janus.train.evaluate import evaluate_structures
 from janus.train.failure import find_offenders, non_finite_sentence
 from janus.train.interrupt import InterruptFlag
-from janus.train.loader import BatchLoader, MicroBatch, Prefetcher
+from janus.train.loader import BatchLoader, Prefetcher, StepBatches
 from janus.train.loss import denominators_of
 from janus.train.optimizer import (
     build_optimizer,
@@ -41,7 +41,6 @@ from janus.train.step import (
     StepTotals,
     accumulate_gradients,
     add_tokens,
-    count_micro_batches,
     sum_totals,
     update,
 )
@@ -162,12 +161,11 @@ class Trainer:
         rate = learning_rate(step, self.num_steps, self.config.optimizer.learning_rate, self.config.schedule)
         start = timer.now()
         self.communicator.ledger.clear()
-        with timer("data"):
-            micro_batches = [part.to(self.communicator.device) for part in prefetcher.next()]
+        micro_batches = prefetcher.step(timer)
         totals, norm, tokens = self._step(step, rate, micro_batches, timer, flag)
         step_s = timer.now() - start
         mine = {
-            "rank": self.communicator.rank, **count_micro_batches(micro_batches),
+            "rank": self.communicator.rank, **micro_batches.counts,
             "phase_s": timer.phase_s, "wait_s": totals.wait_s, "step_s": step_s,
             "tokens": tokens,
         }  # fmt: skip
@@ -182,7 +180,7 @@ class Trainer:
         return totals.exit_code
 
     def _step(
-        self, step: int, rate: float, micro_batches: list[MicroBatch], timer: PhaseTimer, flag: InterruptFlag
+        self, step: int, rate: float, micro_batches: StepBatches, timer: PhaseTimer, flag: InterruptFlag
     ) -> tuple[StepTotals, float, dict[str, list[int]]]:
         """Gradients, their sum over ranks, the update. Returns the totals, the gradient norm and tokens per expert."""
         denominators = denominators_of(self.training.store, self.sampler.batch(step))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -35,25 +36,31 @@ class StepTotals:
 
 def accumulate_gradients(
     distributed: DistributedModel,
-    micro_batches: list[MicroBatch],
+    micro_batches: Collection[MicroBatch],
     denominators: Denominators,
     config: LossConfig,
     timer: PhaseTimer,
 ) -> tuple[Tensor, dict[str, list[int]]]:
     """Add the gradients of this rank's micro-batches to its pieces; sums over replicas start with the last one.
 
+    micro_batches: on the model's device; nothing of one is kept while the next is awaited.
     Returns a float64 [4] on the CPU, this rank's part of the global loss and of the three MAEs, and the tokens per
     expert that it routed, by MoE layer (empty for a model without experts).
     """
     totals = torch.zeros(4, dtype=torch.float64)
     tokens: dict[str, Tensor] = {}
+
+    def add(micro_batch: MicroBatch, *, is_last: bool) -> None:
+        prediction = distributed.evaluate(micro_batch.batch, create_graph=True, phase=timer, tokens=tokens)
+        with timer("BF_BE"):
+            loss, parts = batch_loss(prediction, micro_batch.labels, denominators, config)
+            distributed.backward(loss, is_last=is_last)
+            totals.add_(torch.cat([loss.detach()[None], parts]).cpu())
+
     with distributed.step():
-        for number, micro_batch in enumerate(micro_batches, start=1):
-            prediction = distributed.evaluate(micro_batch.batch, create_graph=True, phase=timer, tokens=tokens)
-            with timer("BF_BE"):
-                loss, parts = batch_loss(prediction, micro_batch.labels, denominators, config)
-                distributed.backward(loss, is_last=number == len(micro_batches))
-                totals += torch.cat([loss.detach()[None], parts]).cpu()
+        left = iter(micro_batches)
+        for number in range(1, len(micro_batches) + 1):
+            add(next(left), is_last=number == len(micro_batches))
     return totals, {layer: counts.tolist() for layer, counts in tokens.items()}
 
 
@@ -96,19 +103,6 @@ def update(
             clip_to_norm(distributed.pieces, norm, clip_norm)
             optimizer.step()
     return norm
-
-
-def count_micro_batches(micro_batches: list[MicroBatch]) -> dict[str, int]:
-    """What this rank worked on in one step."""
-    batches = [micro_batch.batch for micro_batch in micro_batches]
-    return {
-        "structures": sum(micro_batch.num_counted_structures for micro_batch in micro_batches),
-        "atoms": sum(batch.num_atoms for batch in batches),
-        "edges": sum(batch.num_edges for batch in batches),
-        "bonds": sum(batch.num_bonds for batch in batches),
-        "angles": sum(batch.num_angles for batch in batches),
-        "micro_batches": len(batches),
-    }
 
 
 def add_tokens(per_rank: list[dict[str, list[int]]]) -> dict[str, list[int]]:
