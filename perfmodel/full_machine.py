@@ -219,7 +219,7 @@ def rank_memory_bytes(model: ModelConfig, given: FullMachineAssumptions, each: i
     """Bytes of the fullest rank of a unit at the peak of a step, allocated (``memory.fullest_memory``).
 
     each: configurations of the unit's step; None: ``configurations_per_unit``. Of many only the different compositions
-    are worked out; how many micro-batches there are decides how many batches are held.
+    are worked out: a rank holds few micro-batches at once, however many its step has.
     """
     each = given.configurations_per_unit if each is None else each
     work = _one_unit(model, given, min(each, DIFFERENT))

@@ -66,6 +66,7 @@ BATCH_BYTES: dict[RowKind, float] = {
     "angles": 32.0,
 }  # fmt: skip
 LOADING = 1.5  # times a loaded micro-batch: its graphs and arrays in float64 while it is made; assumed
+HELD = 2  # micro-batches: the one in use and the one that the loader's thread has ready
 
 # The trainer's pool of work memory (janus/kernels/pool.py) lends blocks larger than what was asked for: rounded up by
 # eighths of an octave, and up to four times larger where one waits. Fitted to one model's data-parallel layouts
@@ -237,7 +238,7 @@ class _Step:
         ledger.add("moments", OPTIMIZER_STATES * kept)
         ledger.add("average", AVERAGE_STATES * kept if self.settings.averages else 0.0)
         batch = np.array([BATCH_BYTES.get(kind, 0.0) for kind in ROW_KINDS])
-        held = self.micro_batches * (2 if self.loads else 1) + (LOADING if self.loads else 0)
+        held = HELD + LOADING if self.loads else self.micro_batches
         ledger.add("batches", per_row=held * batch)
         ledger.add("work", per_row=self.rows.scratch * self.item)
         self.moments.append((name, phase))
@@ -326,7 +327,10 @@ def memory_coefficients(
     model: ModelConfig, layout: Layout, settings: RunSettings, *, rank: int = 0, micro_batches: int = 1,
     loads: bool = True,
 ) -> MemoryCoefficients:  # fmt: skip
-    """What the memory of a rank is affine in. micro_batches: of a step; loads: whether the loader prepares the next."""
+    """What the memory of a rank is affine in. micro_batches: of a step.
+
+    loads: they come from the trainer's loader, one by one; if not, the whole step's are there.
+    """
     position = layout.coordinates(rank).position
     plain = replace(layout, replicas=min(layout.replicas, 2), placement="unit_first")  # more change nothing
     return _coefficients(model, plain, settings, position, micro_batches, loads)

@@ -52,18 +52,14 @@ def memory_bytes(tables: Tables, candidates: Candidates) -> Floats:
     some = candidates.take(first)
     batch_of, batch = _batches(tables, some)
     state_of, totals = _totals(tables, some)
-    several, divided = _per_batch_and_division(tables)
-    recompute = some["recompute"]
-    count = batch[batch_of, 0]
-    chosen = totals[state_of, (count > 1).astype(int)]  # [K, moments, rows + 1]
-    chosen = chosen + np.maximum(count - 2, 0)[:, None, None] * several[recompute]
-    chosen = chosen + (some["graph_degree"] > 1)[:, None, None] * divided[recompute]
+    chosen = totals[state_of, (batch[batch_of, 0] > 1).astype(int)]  # [K, moments, rows + 1]
+    chosen = chosen + (some["graph_degree"] > 1)[:, None, None] * _per_division(tables)[some["recompute"]]
     rows = np.hstack([batch[batch_of, 1:], np.ones((len(some), 1))])
     return np.asarray((BASE_BYTES + np.einsum("kmr,kr->km", chosen, rows).max(axis=1))[which])
 
 
 def _totals(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats]:
-    """Bytes per row of every moment, the constant last, with one and with two micro-batches [S,2,moments,rows + 1]."""
+    """Bytes per row of every moment, the constant last, with one and with more micro-batches [S,2,moments,rows + 1]."""
     dtype = tables.job.dtype
     first, which = some.keys(STATES)
     found = []
@@ -90,19 +86,15 @@ def _moments(tables: Tables, layout: Layout, settings: RunSettings, micro_batche
     return found.resident_totals if tables.job.machine.is_calibrated_host else found.totals
 
 
-def _per_batch_and_division(tables: Tables) -> tuple[Floats, Floats]:
-    """What each further micro-batch adds, and what a divided graph adds, per row and without or with recomputation.
-
-    The same at every moment that has it, whatever is sharded or spread; [2, 1, rows + 1] each.
-    """
-    several, divided = [], []
+def _per_division(tables: Tables) -> Floats:
+    """What a divided graph adds per row, without and with recomputation [2, 1, rows + 1]: the most of any moment."""
+    divided = []
     for recompute in (False, True):
         settings = RunSettings(dtype=tables.job.dtype, recompute=recompute)
-        plain, graph = Layout(replicas=2), Layout(unit=2, graph_degree=2)
-        two, three = (_moments(tables, plain, settings, number) for number in (2, 3))
-        several.append((three - two).max(axis=0, keepdims=True))
-        divided.append(np.maximum(_moments(tables, graph, settings, 2) - two, 0.0).max(axis=0, keepdims=True))
-    return np.stack(several), np.stack(divided)
+        layouts = (Layout(replicas=2), Layout(unit=2, graph_degree=2))
+        plain, graph = (_moments(tables, layout, settings, 2) for layout in layouts)
+        divided.append(np.maximum(graph - plain, 0.0).max(axis=0, keepdims=True))
+    return np.stack(divided)
 
 
 def _batches(tables: Tables, some: Candidates) -> tuple[NDArray[np.int64], Floats]:

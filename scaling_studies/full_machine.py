@@ -4,9 +4,8 @@ It owns which points a line has, the settings with which they fit in memory, and
 own the prediction nor what it assumes (``perfmodel.full_machine``).
 
 The weak line is as perfmodel's: one configuration per unit at every point. The strong line has the batch of the full
-machine at every point, one configuration per unit there: fewer units have more of it each, and the trainer holds all
-micro-batches of a step. A point that does not fit is a record without a time that says so, and efficiency refers to the
-first point that fits.
+machine at every point, one configuration per unit there: fewer units have more of it each, one micro-batch after the
+other. A point that does not fit is a record without a time that says so, and efficiency refers to the first that fits.
 """
 
 from __future__ import annotations
@@ -148,7 +147,7 @@ def _too_full(
     needed, limit = rank_memory_bytes(study.model, given, each), _limit_bytes(study.machine)
     reason = (
         f"will not fit: a unit would work on {each:,} configurations per step, whose fullest rank needs "
-        f"{needed / 1e9:.1f} GB of {limit / 1e9:.1f} GB (the trainer holds all micro-batches of a step)"
+        f"{needed / 1e9:.1f} GB of {limit / 1e9:.1f} GB"
     )
     return Record(**_identity(study, model, layout), source=PREDICTED, machine=study.machine.name, layout=layout,
                   state=OOM, reason=reason, memory_bytes=int(needed), facts={MEMORY_LIMIT: limit})  # fmt: skip
