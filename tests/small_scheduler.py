@@ -51,9 +51,10 @@ def pbs(program, words):
     elif program == "qdel":
         end(word.removesuffix(".pbs") for word in words)
     else:
-        answer = {f"{number}.pbs": {"Job_Name": name} | ({"job_state": "R"} if code is None else
-                  {"job_state": "F", "Exit_status": code}) for number, name, code in jobs()}  # fmt: skip
-        print(json.dumps({"Jobs": {number: job for number, job in answer.items() if number in words}}))
+        for number, name, code in jobs():
+            if f"{number}.pbs" in words:
+                state = "R" if code is None else f"F\n    Exit_status = {code}"
+                print(f"Job Id: {number}.pbs\n    Job_Name = {name}\n    job_state = {state}\n")
 
 
 def flux(words):

@@ -1,16 +1,23 @@
-"""Asking a scheduler's own programs: run one, bound its time, keep its words; submit in turn. It knows no scheduler."""
+"""Asking a scheduler's own programs: run one, bound its time, keep its words; submit in turn. It knows no scheduler.
+
+The rule of every answer: a job is unknown to a scheduler only where the answer says so in words. Answers that leave out
+jobs that run are real: bjobs without a line and exit code 0 (nextflow issues 910 and 927), qstat with the first of
+several jobs (OpenPBS issue 2672).
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from janus.errors import UserError
 from scaling_studies.executors.base import AttemptJob, SchedulerSilentError, SubmitError
 
+Attributes = Mapping[str, Any]  # of one job, as the scheduler names them
 ANSWER_S = 90.0  # assumed: an answer that takes longer will not come
 
 
@@ -54,6 +61,20 @@ def ask(
     return Answer(
         code=found.returncode, out=found.stdout.decode(errors="replace"), err=found.stderr.decode(errors="replace")
     )
+
+
+def each_job(
+    answer: Answer, job_ids: Sequence[str], listed: Mapping[str, Attributes], unknown: Collection[str]
+) -> dict[str, Attributes]:
+    """job id -> its attributes as listed, none for a job of which the answer says that it is unknown.
+
+    Raises SchedulerSilentError where nothing is said of a job.
+    """
+    for job_id in job_ids:
+        if job_id not in listed and job_id not in unknown:
+            words = " ".join(answer.err.split())[:300] or f"exit code {answer.code}"
+            raise SchedulerSilentError(f"nothing is said of job {job_id}: {words}")
+    return {job_id: listed.get(job_id, {}) for job_id in job_ids}
 
 
 def submit_in_turn(attempts: Sequence[AttemptJob], submit: Callable[[AttemptJob], str]) -> dict[str, str]:

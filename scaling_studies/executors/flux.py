@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from scaling_studies.executors.base import (
     ENDED,
@@ -26,7 +25,7 @@ from scaling_studies.executors.base import (
     JobStatus,
     SchedulerSilentError,
 )
-from scaling_studies.executors.commands import ask, no_job_id, submit_in_turn
+from scaling_studies.executors.commands import Answer, Attributes, ask, each_job, no_job_id, submit_in_turn
 from scaling_studies.executors.scripts import attempt_script
 from scaling_studies.records import DONE, FAILED, TIMEOUT
 
@@ -36,8 +35,7 @@ STATES = {
 }  # fmt: skip
 RETURN_CODE_OF_SIGALRM = 128 + 14
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-FORGOTTEN = re.compile(r"^\s*JobID \S+ unknown\s*$")
-NO_ANSWER = re.compile(r"^rpc: ", re.MULTILINE)  # about single jobs, among others that are listed
+FORGOTTEN = re.compile(r"JobID (\d+|[ƒf]\w+) unknown")  # in decimal or, in some versions, base 58
 OVER = re.compile(r"unknown job id|job is inactive", re.IGNORECASE)
 UNREACHABLE = re.compile(r"Unable to connect to Flux|Connection refused|No route to host|timed out", re.IGNORECASE)
 
@@ -62,15 +60,21 @@ class FluxExecutor:
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """job id -> status, UNKNOWN where Flux has purged it. Raises SchedulerSilentError."""
-        found = {str(job["id"]): _status(job) for job in _jobs(*job_ids)} if job_ids else {}
-        return {job_id: found.get(job_id, JobStatus(state=UNKNOWN)) for job_id in job_ids}
+        if not job_ids:
+            return {}
+        answer = ask(["flux", "jobs", "--json", *job_ids])
+        listed = {str(job["id"]): job for job in _jobs(answer)}
+        unknown = {decimal_id(printed) for printed in FORGOTTEN.findall(answer.err)}
+        return {job_id: _status(job) for job_id, job in each_job(answer, job_ids, listed, unknown).items()}
 
     def find(self, tags: Sequence[str]) -> dict[str, str]:
         """tag -> job id of the jobs with these names, ended ones included. Raises SchedulerSilentError."""
         found = {}
         for tag in tags:
-            ids = sorted(int(job["id"]) for job in _jobs("-a", f"--name={tag}"))
-            if ids:
+            answer = ask(["flux", "jobs", "--json", "-a", f"--name={tag}"])
+            if answer.code or not answer.out.strip():
+                raise SchedulerSilentError(answer.words)
+            if ids := sorted(int(job["id"]) for job in _jobs(answer)):
                 found[tag] = str(ids[0])
         return found
 
@@ -105,20 +109,21 @@ def decimal_id(job_id: str) -> str:
     return str(number)
 
 
-def _jobs(*options: str) -> list[dict[str, Any]]:
-    """The jobs that ``flux jobs --json`` prints: one object for one id, else a list in an object."""
-    answer = ask(["flux", "jobs", "--json", *options])
-    if NO_ANSWER.search(answer.err) or (answer.code and not answer.complains_only_of(FORGOTTEN)):
-        raise SchedulerSilentError(answer.words)
+def _jobs(answer: Answer) -> list[Attributes]:
+    """The jobs in an answer of ``flux jobs --json``: one object for one id, nothing where none is known, else a list in
+    an object.
+    """
     try:
         values = json.loads(answer.out) if answer.out.strip() else {}
     except ValueError as error:
         raise SchedulerSilentError(f"flux jobs printed no JSON ({error})") from None
-    jobs: list[dict[str, Any]] = values.get("jobs", [values])
+    jobs: list[Attributes] = values.get("jobs", [values])
     return [job for job in jobs if "id" in job]
 
 
-def _status(job: Mapping[str, Any]) -> JobStatus:
+def _status(job: Attributes) -> JobStatus:
+    if not job:
+        return JobStatus(state=UNKNOWN)
     state = STATES.get(job["state"], RUNNING)
     outcome, reason = _end(job) if state == ENDED else ("", "")
     if state == QUEUED:
@@ -127,7 +132,7 @@ def _status(job: Mapping[str, Any]) -> JobStatus:
     return JobStatus(state=state, outcome=outcome, reason=reason, nodes=str(job.get("nodelist", "")))
 
 
-def _end(job: Mapping[str, Any]) -> tuple[str, str]:
+def _end(job: Attributes) -> tuple[str, str]:
     """Outcome and reason of an inactive job."""
     exception = job.get("exception", {})
     note = f": {exception['note']}" if exception.get("note") else ""

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from scaling_studies.executors.base import (
     ENDED,
@@ -27,7 +26,7 @@ from scaling_studies.executors.base import (
     JobStatus,
     SchedulerSilentError,
 )
-from scaling_studies.executors.commands import ask, no_job_id, submit_in_turn
+from scaling_studies.executors.commands import Answer, Attributes, ask, each_job, no_job_id, submit_in_turn
 from scaling_studies.executors.scripts import attempt_script
 from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 
@@ -45,7 +44,8 @@ ENDS = {
 }  # fmt: skip
 CANCELLED = ("TERM_OWNER", "TERM_FORCE_OWNER", "TERM_ADMIN", "TERM_FORCE_ADMIN")
 SUBMITTED = re.compile(r"Job <(\d+)> is submitted")
-FORGOTTEN = re.compile(r"is not found|No (matching |unfinished )?job found", re.IGNORECASE)
+FORGOTTEN = re.compile(r"Job <(\d+)> is not found", re.IGNORECASE)
+NONE_FOUND = re.compile(r'is not found|No (matching |unfinished )?job found|"RECORDS"\s*:\s*\[\s*\]', re.IGNORECASE)
 OVER = re.compile(r"is not found|No matching job|already finished|is being terminated", re.IGNORECASE)
 UNREACHABLE = re.compile(r"LSF is down|Please wait|Cannot connect to LSF|Failed in an LSF library call", re.IGNORECASE)
 
@@ -70,16 +70,22 @@ class LsfExecutor:
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """job id -> status, UNKNOWN where LSF has forgotten it. Raises SchedulerSilentError."""
-        found = {str(job["JOBID"]): _status(job) for job in _jobs(*job_ids)} if job_ids else {}
-        return {job_id: found.get(job_id, JobStatus(state=UNKNOWN)) for job_id in job_ids}
+        if not job_ids:
+            return {}
+        answer = _bjobs(*job_ids)
+        listed = {str(job["JOBID"]): job for job in _records(answer)}
+        unknown = FORGOTTEN.findall(answer.out + answer.err)
+        return {job_id: _status(job) for job_id, job in each_job(answer, job_ids, listed, unknown).items()}
 
     def find(self, tags: Sequence[str]) -> dict[str, str]:
         """tag -> job id of the jobs with these names, ended ones included. Raises SchedulerSilentError."""
         found = {}
         for tag in tags:
-            ids = sorted(int(job["JOBID"]) for job in _jobs("-J", tag))
-            if ids:
+            answer = _bjobs("-J", tag)
+            if ids := sorted(int(job["JOBID"]) for job in _records(answer)):
                 found[tag] = str(ids[0])
+            elif not NONE_FOUND.search(answer.out + answer.err):
+                raise SchedulerSilentError(answer.words)
         return found
 
     def cancel(self, job_ids: Sequence[str]) -> None:
@@ -97,11 +103,12 @@ def _submit(attempt: AttemptJob) -> str:
     raise no_job_id("LSF", attempt, answer, UNREACHABLE)
 
 
-def _jobs(*options: str) -> list[dict[str, Any]]:
-    """The jobs that ``bjobs -json`` prints. An id it does not know is an entry with ERROR, or a complaint."""
-    answer = ask(["bjobs", "-a", "-json", "-o", FIELDS, *options])
-    if answer.code and not answer.complains_only_of(FORGOTTEN):
-        raise SchedulerSilentError(answer.words)
+def _bjobs(*options: str) -> Answer:
+    return ask(["bjobs", "-a", "-json", "-o", FIELDS, *options])
+
+
+def _records(answer: Answer) -> list[Attributes]:
+    """The jobs in an answer of ``bjobs -json``. A job that LSF does not know is a record with ERROR, or a complaint."""
     text = answer.out[answer.out.find("{") :] if "{" in answer.out else "{}"  # "Please wait" may stand before it
     try:
         values = json.loads(text)
@@ -110,7 +117,9 @@ def _jobs(*options: str) -> list[dict[str, Any]]:
     return [job for job in values.get("RECORDS", []) if "STAT" in job]
 
 
-def _status(job: Mapping[str, Any]) -> JobStatus:
+def _status(job: Attributes) -> JobStatus:
+    if not job:
+        return JobStatus(state=UNKNOWN)
     word = job["STAT"]
     state = STATES.get(word, RUNNING)
     hosts = dict.fromkeys(part.split("*")[-1] for part in job.get("EXEC_HOST", "").split(":") if part)
@@ -120,7 +129,7 @@ def _status(job: Mapping[str, Any]) -> JobStatus:
     return JobStatus(state=state, outcome=outcome, reason=reason, nodes=",".join(hosts))
 
 
-def _end(job: Mapping[str, Any]) -> tuple[str, str]:
+def _end(job: Attributes) -> tuple[str, str]:
     """Outcome and reason of an ended job."""
     if job["STAT"] == "DONE":
         return DONE, ""

@@ -5,7 +5,11 @@ nor what becomes of an attempt (``runner``).
 
 Jobs are marked as not rerunnable: after a node failure an attempt ends and another one is made, PBS does not start the
 same one twice. A server without job history (``job_history_enable``) forgets a job when it ends; then the attempt's
-own end.json decides.
+own end.json decides. One that was moved to another server (state M) is asked for there.
+
+Jobs are read from the plain text of ``qstat -f``. Its JSON is not trusted: variables that hold quotes, backslashes,
+shell functions or a number like 005 make it invalid, and some versions leave out or lose jobs when asked for several
+(OpenPBS issues 1255, 2541, 2672, pull requests 585, 1033, 2049).
 
 Source of options, states and exit values: PBS Professional Reference Guide 2022.1 (qstat, qselect, job states) and
 ``src/include/job.h`` of OpenPBS (exit values below 0).
@@ -13,12 +17,10 @@ Source of options, states and exit values: PBS Professional Reference Guide 2022
 
 from __future__ import annotations
 
-import json
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from scaling_studies.executors.base import (
     ENDED,
@@ -29,7 +31,7 @@ from scaling_studies.executors.base import (
     JobStatus,
     SchedulerSilentError,
 )
-from scaling_studies.executors.commands import Answer, ask, no_job_id, submit_in_turn
+from scaling_studies.executors.commands import Answer, Attributes, ask, each_job, no_job_id, submit_in_turn
 from scaling_studies.executors.scripts import attempt_script
 from scaling_studies.records import DONE, FAILED, OOM, TIMEOUT
 
@@ -42,11 +44,14 @@ WAITING_WORDS = {"H": "held", "W": "waiting for its time", "M": "moved to anothe
 ENDS = {
     0: (DONE, ""), -29: (TIMEOUT, "walltime exceeded"), -28: (TIMEOUT, "CPU time exceeded"),
     -27: (OOM, "memory limit exceeded"), -26: (OOM, "virtual memory limit exceeded"),
-    -11: (FAILED, "rerun by PBS"), -20: (FAILED, "first node lost"),
+    -31: (OOM, "huge-page memory limit exceeded"), -24: (FAILED, "more CPUs used than asked for"),
+    -25: (FAILED, "more CPUs used than asked for"), -11: (FAILED, "rerun by PBS"), -20: (FAILED, "first node lost"),
 }  # fmt: skip
 SIGNALLED = 256  # exit value of a job that ended by signal N: 256 + N
 STOPPED = (SIGNALLED + signal.SIGTERM, 128 + signal.SIGTERM)  # qdel, preemption, a node's shutdown: PBS does not tell
-FORGOTTEN = re.compile(r"Unknown Job Id|Job has finished", re.IGNORECASE)
+JOB_ID = re.compile(r"^\d+(\.\S+)?$", re.MULTILINE)
+ATTRIBUTE = re.compile(r"^    (\S+) = (.*)$", re.MULTILINE)
+FORGOTTEN = re.compile(r"Unknown Job Id (\d+)|(\d+)\S* Job has finished", re.IGNORECASE)
 OVER = re.compile(r"Unknown Job Id|Job has finished|Request invalid for state of job", re.IGNORECASE)
 NO_HISTORY = "not configured to maintain job history"
 UNREACHABLE = re.compile(r"cannot connect to server|Connection refused|No route to host|timed out", re.IGNORECASE)
@@ -72,8 +77,9 @@ class PbsExecutor:
 
     def poll(self, job_ids: Sequence[str]) -> dict[str, JobStatus]:
         """job id -> status, UNKNOWN where the server has forgotten it. Raises SchedulerSilentError."""
-        found = {_number(job_id): status for job_id, status in _jobs(job_ids)} if job_ids else {}
-        return {job_id: found.get(_number(job_id), JobStatus(state=UNKNOWN)) for job_id in job_ids}
+        jobs = _jobs(job_ids)
+        jobs |= _jobs([f"{job_id}@{server}" for job_id in job_ids if (server := _moved_to(jobs[_number(job_id)]))])
+        return {job_id: _status(jobs[_number(job_id)]) for job_id in job_ids}
 
     def find(self, tags: Sequence[str]) -> dict[str, str]:
         """tag -> job id of the jobs with these names, ended ones included. Raises SchedulerSilentError."""
@@ -96,14 +102,15 @@ class PbsExecutor:
 
 def _submit(attempt: AttemptJob) -> str:
     answer = ask(["qsub", str(attempt.script)])
-    if answer.code or not answer.out.strip():
+    lines = list(JOB_ID.finditer(answer.out))
+    if answer.code or not lines:
         raise no_job_id("PBS", attempt, answer, UNREACHABLE)
-    return answer.out.split()[-1]
+    return lines[-1][0]  # a site's hooks may speak before it
 
 
 def _number(job_id: str) -> str:
     """Number of a job without its server, whose name programs may write in full or not."""
-    return job_id.partition(".")[0]
+    return re.split(r"[.@]", job_id)[0]
 
 
 def _with_history(program: str, *options: str) -> Answer:
@@ -112,30 +119,38 @@ def _with_history(program: str, *options: str) -> Answer:
     return ask([program, *options]) if NO_HISTORY in answer.err else answer
 
 
-def _jobs(job_ids: Sequence[str]) -> Iterator[tuple[str, JobStatus]]:
-    answer = _with_history("qstat", "-f", "-F", "json", *job_ids)
+def _jobs(job_ids: Sequence[str]) -> dict[str, Attributes]:
+    """Number -> attributes of each job, none of one that the server does not know. Raises SchedulerSilentError."""
+    if not job_ids:
+        return {}
+    answer = _with_history("qstat", "-f", *job_ids)
     if answer.code and not answer.complains_only_of(FORGOTTEN):
         raise SchedulerSilentError(answer.words)
-    try:  # strict=False: values of variables may hold raw control characters
-        values = json.loads(answer.out, strict=False) if answer.out.strip() else {}
-    except ValueError as error:
-        raise SchedulerSilentError(f"qstat printed no JSON ({error})") from None
-    for job_id, job in values.get("Jobs", {}).items():
-        if "job_state" in job:
-            yield job_id, _status(job)
+    blocks = [block.partition("\n") for block in re.split(r"^Job Id: ", answer.out, flags=re.MULTILINE)[1:]]
+    listed = {_number(job_id): dict(ATTRIBUTE.findall(text.replace("\n\t", ""))) for job_id, _, text in blocks}
+    known = {number: job for number, job in listed.items() if "job_state" in job}
+    unknown = {match[1] or match[2] for match in FORGOTTEN.finditer(answer.err)}
+    return each_job(answer, [_number(job_id) for job_id in job_ids], known, unknown)
 
 
-def _status(job: Mapping[str, Any]) -> JobStatus:
+def _moved_to(job: Attributes) -> str:
+    """The server that has the job by now, "" for the one that was asked."""
+    return str(job["queue"]).partition("@")[2] if job.get("job_state") == "M" else ""
+
+
+def _status(job: Attributes) -> JobStatus:
+    if not job:
+        return JobStatus(state=UNKNOWN)
     letter = job["job_state"]
     state = STATES.get(letter, RUNNING)
-    hosts = dict.fromkeys(part.split("/")[0] for part in str(job.get("exec_host", "")).split("+") if part)
+    hosts = dict.fromkeys(part.split("/")[0] for part in job.get("exec_host", "").split("+") if part)
     outcome, reason = _end(job) if state == ENDED else ("", WAITING_WORDS.get(letter, ""))
-    if state == QUEUED and (comment := job.get("comment")):
-        reason = str(comment)
+    if state == QUEUED:
+        reason = job.get("comment", reason)
     return JobStatus(state=state, outcome=outcome, reason=reason, nodes=",".join(hosts))
 
 
-def _end(job: Mapping[str, Any]) -> tuple[str, str]:
+def _end(job: Attributes) -> tuple[str, str]:
     """Outcome and reason of an ended job. One that never ran has no exit value."""
     if "Exit_status" not in job:
         return FAILED, f"deleted before it ran: {job.get('comment', 'no comment of PBS')}"
@@ -153,8 +168,8 @@ def _end(job: Mapping[str, Any]) -> tuple[str, str]:
     return FAILED, f"exit code {code}"
 
 
-def _has_used_its_time(job: Mapping[str, Any]) -> bool:
-    used_s, limit_s = (_seconds(job.get(name, {}).get("walltime", "")) for name in ("resources_used", "Resource_List"))
+def _has_used_its_time(job: Attributes) -> bool:
+    used_s, limit_s = (_seconds(job.get(f"{name}.walltime", "")) for name in ("resources_used", "Resource_List"))
     return used_s is not None and limit_s is not None and used_s >= limit_s
 
 

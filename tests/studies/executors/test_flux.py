@@ -2,7 +2,9 @@
 
 Forms of the answers: jobs and "JobID ... unknown" as recorded by Open OnDemand's adapter (spec/fixtures/output/flux of
 ood_core), a completed job from flux-operator's documentation, several jobs under "jobs" as flux-core issue 4994 says,
-the words without a broker from flux-core pull request 4950, exceptions from flux-core (RFC 32, issues 6653 and 6779).
+the words without a broker from flux-core pull request 4950, exceptions from flux-core (RFC 32, issues 6653 and 6779),
+return codes of a job that a signal, an exception or a missing program ended from flux-core's t2800-jobs-cmd.t, "JobID"
+in base 58 from flux-core versions whose JobID forgets how it was written, "rpc: " without words from pull request 3688.
 """
 
 import json
@@ -47,6 +49,11 @@ def fatal(kind, note=""):
         ({"result": "FAILED", "returncode": 137,
           "exception": fatal("node-failure", "node failure on elcap8767 (shell rank 1127)"), **OVER},
          (FAILED, "node-failure: node failure on elcap8767 (shell rank 1127)")),
+        ({"result": "FAILED", "returncode": 143, **OVER}, (FAILED, "exit code 143")),
+        ({"result": "FAILED", "returncode": 143, "exception": fatal("myexception", "myexception"), **OVER},
+         (FAILED, "myexception: myexception")),
+        ({"result": "FAILED", "returncode": 127, "exception": fatal("exec", "No such file or directory"), **OVER},
+         (FAILED, "exec: No such file or directory")),
     ],
 )  # fmt: skip
 def test_each_state_and_end(attributes, status, stand_in):
@@ -65,9 +72,19 @@ def test_several_jobs_and_one_that_was_purged(stand_in):
     assert [found[job_id].state for job_id in ("5", "6", "999999")] == [RUNNING, RUNNING, UNKNOWN]
     assert FluxExecutor().poll(["999999"]) == {"999999": JobStatus(state=UNKNOWN)}
     assert FluxExecutor().poll(["999999"]) == {"999999": JobStatus(state=UNKNOWN)}
+    for prefix in "ƒf":
+        stand_in("flux").answers((0, "", f"JobID {prefix}iFkbMhFM unknown\n"))
+        assert FluxExecutor().poll(["91088924704768"]) == {"91088924704768": JobStatus(state=UNKNOWN)}
+    assert FluxExecutor().poll([]) == {}
 
 
-@pytest.mark.parametrize("silence", [NO_BROKER, (0, "{", ""), (1, "", ""), (0, '{"jobs": []}', "rpc: Timed out\n")])
+@pytest.mark.parametrize(
+    "silence",
+    [
+        NO_BROKER, (0, "{", ""), (1, "", ""), (0, '{"jobs": []}', "rpc: Timed out\n"), (0, "", "rpc: \n"), (0, "", ""),
+        (0, json.dumps({"jobs": [{**JOB, "id": 6, "state": "RUN"}]}), "JobID 7 unknown\n"),
+    ],
+)  # fmt: skip
 def test_silence_says_nothing_about_a_job(silence, stand_in):
     stand_in("flux").answers(silence)
     with pytest.raises(SchedulerSilentError):
@@ -102,11 +119,12 @@ def test_submission(stand_in, make_attempt):
 
 def test_jobs_are_found_by_name(stand_in):
     jobs = {"jobs": [{**JOB, "state": "RUN"}, {**JOB, "id": 9, "state": "INACTIVE"}]}
-    flux = stand_in("flux").answers((0, json.dumps(jobs), ""), (0, '{"jobs": []}', ""), NO_BROKER)
+    flux = stand_in("flux").answers((0, json.dumps(jobs), ""), (0, '{"jobs": []}', ""), NO_BROKER, (0, "", ""))
     assert FluxExecutor().find(["a-1", "a-2"]) == {"a-1": "9"}
     assert flux.calls()[0] == ["jobs", "--json", "-a", "--name=a-1"]
-    with pytest.raises(SchedulerSilentError):
-        FluxExecutor().find(["a-3"])
+    for _ in range(2):
+        with pytest.raises(SchedulerSilentError):
+            FluxExecutor().find(["a-3"])
 
 
 def test_cancelling_leaves_ended_jobs_alone(stand_in):

@@ -2,7 +2,8 @@
 
 Forms of the answers: records of ``bjobs -json`` from the tests of BatchEuphoria (LSF 10.1), of buildtest and of
 Balsam (Summit), the bsub line from Open OnDemand's adapter, TERM_RUNLIMIT and "is not found" from pipelite's tests,
-TERM_OWNER and "Please wait" from the tests of beagle.
+TERM_OWNER and "Please wait" from the tests of beagle and nextflow. An answer without a line and exit code 0, and one
+that leaves out a job that runs, are nextflow issues 910 and 927; hosts that are silent for a time issue 5666.
 """
 
 import json
@@ -34,6 +35,8 @@ def answer(*jobs):
         ({"STAT": "RUN", **RAN}, JobStatus(state=RUNNING, nodes="tbi-cn019,tbi-cn020")),
         ({"STAT": "SSUSP", **RAN}, JobStatus(state=RUNNING, reason="suspended by LSF", nodes="tbi-cn019,tbi-cn020")),
         ({"STAT": "UNKWN", **RAN}, JobStatus(state=RUNNING, reason="its host is silent", nodes="tbi-cn019,tbi-cn020")),
+        ({"STAT": "ZOMBI", **RAN}, JobStatus(state=RUNNING, nodes="tbi-cn019,tbi-cn020")),
+        ({"STAT": "USUSP", **RAN}, JobStatus(state=RUNNING, reason="suspended", nodes="tbi-cn019,tbi-cn020")),
         ({"STAT": "DONE", "EXEC_HOST": "tbi-cn019:tbi-cn019"},
          JobStatus(state=ENDED, outcome=DONE, nodes="tbi-cn019")),
         ({"STAT": "EXIT", "EXIT_CODE": "3"}, (FAILED, "exit code 3")),
@@ -46,6 +49,8 @@ def answer(*jobs):
          (FAILED, "cancelled: TERM_OWNER: job killed by owner")),
         ({"STAT": "EXIT", "EXIT_REASON": "TERM_PREEMPT: job killed after preemption"},
          (FAILED, "preempted: TERM_PREEMPT: job killed after preemption")),
+        ({"STAT": "EXIT", "EXIT_REASON": "TERM_EXTERNAL_SIGNAL: job killed by a signal external to LSF"},
+         (FAILED, "TERM_EXTERNAL_SIGNAL: job killed by a signal external to LSF")),
         ({"STAT": "EXIT"}, (FAILED, "exit code not known")),
     ],
 )  # fmt: skip
@@ -60,19 +65,30 @@ def test_each_state_and_end(attributes, status, stand_in):
 def test_a_forgotten_job_is_unknown_and_the_others_are_read(stand_in):
     missing = {"COMMAND": "bjobs", "JOBS": 2, "RECORDS": [{**JOB, "STAT": "RUN"},
                {"JOBID": "9", "ERROR": "Job <9> is not found"}]}  # fmt: skip
-    stand_in("bjobs").answers((0, json.dumps(missing), ""), (255, "", "Job <9> is not found\n"))
+    gone = {"COMMAND": "bjobs", "JOBS": 1, "RECORDS": missing["RECORDS"][1:]}
+    answers = (0, json.dumps(missing), ""), (255, "", "Job <9> is not found\n"), (255, json.dumps(gone), "")
+    stand_in("bjobs").answers(*answers)
     found = LsfExecutor().poll(["22005", "9"])
     assert (found["22005"].state, found["9"]) == (RUNNING, JobStatus(state=UNKNOWN))
-    assert LsfExecutor().poll(["9"]) == {"9": JobStatus(state=UNKNOWN)}
+    for _ in answers[1:]:
+        assert LsfExecutor().poll(["9"]) == {"9": JobStatus(state=UNKNOWN)}
+    assert LsfExecutor().poll([]) == {}
 
 
 def test_an_answer_after_please_wait_is_read(stand_in):
-    waited = "Cannot connect to LSF. Please wait ...\nCannot connect to LSF. Please wait ...\n"
+    waited = "Cannot connect to LSF. Please wait ...\nLSF is processing your request. Please wait ...\n"
     stand_in("bjobs").answers((0, waited + answer({"STAT": "RUN"}), ""))
     assert LsfExecutor().poll(["22005"])["22005"].state == RUNNING
 
 
-@pytest.mark.parametrize("silence", [IS_DOWN, (0, '{"RECORDS": [', ""), (255, "", ""), (255, "", "Bad field name\n")])
+@pytest.mark.parametrize(
+    "silence",
+    [
+        IS_DOWN, (0, '{"RECORDS": [', ""), (255, "", ""), (255, "", "Bad field name\n"), (0, "", ""),
+        (0, answer({"JOBID": "22006", "STAT": "RUN"}), ""), (0, answer(), ""),
+        (255, "", "Job <220051> is not found\n"),
+    ],
+)  # fmt: skip
 def test_silence_says_nothing_about_a_job(silence, stand_in):
     stand_in("bjobs").answers(silence)
     with pytest.raises(SchedulerSilentError):
@@ -84,6 +100,7 @@ def test_submission_reads_the_script_from_standard_input(stand_in, make_attempt)
     for attempt in (one, two):
         attempt.script.write_text(LsfExecutor().render(attempt))
     taken = "Job <542935> is submitted to queue <short>.\n"
+    taken = f"--> Checking available allocation...OK\n{taken}<<Waiting for dispatch ...>>\n"
     bsub = stand_in("bsub").answers((0, taken, ""), (255, "", "Pending job threshold reached. Job not submitted.\n"))
     assert LsfExecutor().submit([one, two]) == {"a-1": "542935"}
     assert bsub.calls() == [[], []]
@@ -99,11 +116,13 @@ def test_submission_reads_the_script_from_standard_input(stand_in, make_attempt)
 
 def test_jobs_are_found_by_name(stand_in):
     found = answer({"STAT": "RUN", "JOBID": "10"}, {"STAT": "EXIT", "JOBID": "9"})
-    bjobs = stand_in("bjobs").answers((0, found, ""), (255, "", "Job <a-2> is not found\n"), IS_DOWN)
-    assert LsfExecutor().find(["a-1", "a-2"]) == {"a-1": "9"}
+    none = (255, "", "Job <a-2> is not found\n"), (0, answer(), ""), (255, "", "No matching job found\n")
+    bjobs = stand_in("bjobs").answers((0, found, ""), *none, IS_DOWN, (0, "", ""))
+    assert LsfExecutor().find(["a-1", "a-2", "a-2", "a-2"]) == {"a-1": "9"}
     assert bjobs.calls()[0][-2:] == ["-J", "a-1"]
-    with pytest.raises(SchedulerSilentError):
-        LsfExecutor().find(["a-3"])
+    for _ in range(2):
+        with pytest.raises(SchedulerSilentError):
+            LsfExecutor().find(["a-3"])
 
 
 def test_cancelling_leaves_ended_jobs_alone(stand_in):
