@@ -204,6 +204,11 @@ class Record:
         return self.base_ranks if self.base_scale is None else self.base_scale
 
     @property
+    def place(self) -> str:
+        """Study and point in words."""
+        return f"study {self.study} at {self.scaled} = {self.x:,g}"
+
+    @property
     def structures(self) -> int:
         """Structures of one step over all ranks, 0 where the counts are not known."""
         return sum(counts.structures for counts in self.counts_per_rank)
@@ -221,10 +226,26 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordFolder:
-    """What a folder held: records in a stable order, and the files that were refused with the reason of each."""
+    """What a folder held: records in a stable order, and the files that were refused with the reason of each.
+
+    undeclared: records at points that the study's declaration has dropped since (``study.study_records``).
+    """
 
     records: tuple[Record, ...]
     refused: tuple[tuple[str, str], ...]
+    undeclared: tuple[Record, ...] = ()
+
+    @property
+    def undeclared_lines(self) -> list[str]:
+        """What was measured at points that are no longer declared, in words: one line per point."""
+        points: dict[str, list[str]] = {}
+        for record in measured(self.undeclared):
+            points.setdefault(record.place, []).append(record.state)
+        return [
+            f"{place} is no longer declared and left out: "
+            + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
+            for place, states in points.items()
+        ]
 
     @property
     def refused_lines(self) -> list[str]:

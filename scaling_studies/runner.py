@@ -7,6 +7,8 @@ the final record. Each step is on disk before the next begins, so that the next 
     killed after the submission  the job is found by its name, or has begun: it is adopted
     killed later                 the job goes on without a runner; its own facts say how it ended
 
+Attempts at points that the declaration has dropped are withdrawn: their jobs are ended, their records closed.
+
 It does not own what is lacking (``wanted``), the files (``attempts``), schedulers (``executors``) nor what became of a
 job (``outcomes``). One runner at a time works on a folder (``lease``); two of them would do no harm.
 """
@@ -43,9 +45,18 @@ from scaling_studies.executors.base import (
     SubmitError,
 )
 from scaling_studies.job_facts import BEGIN_FILE, read_facts
+from scaling_studies.measured import UnreadableRun
 from scaling_studies.outcomes import final_record, has_begun, is_settled
 from scaling_studies.records import DONE, FAILED, PLANNED, SUBMITTED, Record
-from scaling_studies.wanted import FailuresInARow, Standing, affordable, failures_in_a_row, lacking, standing
+from scaling_studies.wanted import (
+    WITHDRAWN,
+    FailuresInARow,
+    Standing,
+    affordable,
+    failures_in_a_row,
+    lacking,
+    standing,
+)
 
 PATIENCE_POLLS = 2  # polls without any word on an ended or unknown job before it counts as lost
 MOST_REFUSALS = 3  # submissions refused in a row before the runner gives up
@@ -83,6 +94,7 @@ class Runner:
         self._study = hashlib.sha256(str(attempts.folder.resolve()).encode()).hexdigest()[:8]
         self._failures = {cell.id: FailuresInARow() for cell in work.cells}
         self._doubts: Counter[str] = Counter()  # tag -> polls without a word on its end
+        self._withdrawn: set[str] = set()  # tags
         self._refusals = 0
         self._is_silent = False
         self._said: set[str] = set()
@@ -92,7 +104,7 @@ class Runner:
         try:
             while True:
                 now = self._one_pass()
-                if not self._is_silent and not now.running and not now.waiting:
+                if not self._is_silent and not now.running and not now.waiting and not self._dropped():
                     return now
                 time.sleep(self.executor.poll_s)
         except KeyboardInterrupt:
@@ -121,6 +133,7 @@ class Runner:
         for name, reason in self.attempts.refused():
             self._say_once(f"refused {name}: {reason}; it does not count, and its number is not used again")
         try:
+            self._withdraw()
             self._collect()
             ready = self._adopt()
             exhausted = self._submit(ready)
@@ -147,8 +160,7 @@ class Runner:
             {record.tag: self._doubts[record.tag] for record in submitted if self._doubts[record.tag]}
         )
         for record in submitted:
-            if record.cell_id in self._cells:
-                self._move(record, statuses.get(record.job_id, unnamed))
+            self._move(record, statuses.get(record.job_id, unnamed))
 
     def _move(self, record: Record, status: JobStatus) -> None:
         folder = self.attempts.folder_of(record)
@@ -167,12 +179,16 @@ class Runner:
 
     def _conclude(self, record: Record, folder: Path, status: JobStatus) -> None:
         """Write the final record of an attempt whose job has ended."""
-        cell = self._cells[record.cell_id]
-        final = final_record(record, folder, status, lambda attempt, place: self.work.measure(cell, attempt, place))
-        del self._doubts[record.tag]
+        cell = self._cells.get(record.cell_id)
+        final = final_record(record, folder, status, self._measure)
+        if cell is None:
+            final = replace(final, reason=f"{WITHDRAWN}: {final.reason}")
+        self._doubts.pop(record.tag, None)
         self.attempts.replace(
             replace(final, facts={name: fact for name, fact in final.facts.items() if name != RUNNER})
         )
+        if cell is None:
+            return self._say(f"{final.tag}: {final.state}: {final.reason}")
         was_left_alone = self._too_many(cell)
         self._failures[cell.id] = self._failures[cell.id].then(final)
         if final.state == DONE:
@@ -180,6 +196,12 @@ class Runner:
         self._say(f"{final.tag}: {final.state}: {final.reason}")
         if self._too_many(cell) and not was_left_alone:
             self._say_left_alone(cell)
+
+    def _measure(self, attempt: Record, folder: Path) -> Record:
+        """The record of a whole run. Raises UnreadableRun, also where nobody knows any more what was asked of it."""
+        if (cell := self._cells.get(attempt.cell_id)) is None:
+            raise UnreadableRun("nothing is measured at such a point")
+        return self.work.measure(cell, attempt, folder)
 
     def _too_many(self, cell: Cell) -> str:
         """Why the point is left alone, "" where it is not."""
@@ -190,6 +212,33 @@ class Runner:
             f"{_point(cell)}: left alone after {self._too_many(cell)}; a new call of 'run' tries it again, one with "
             "--once does not"
         )
+
+    # What is no longer declared
+
+    def _dropped(self) -> list[Record]:
+        """Attempts that have not ended, at points that are not in the declaration any more."""
+        return [record for record in self.attempts.open() if record.cell_id not in self._cells]
+
+    def _withdraw(self) -> None:
+        """End the jobs of points that were dropped, once; what no scheduler ever had is closed at once."""
+        new = [
+            record for record in self._dropped()
+            if record.tag not in self._withdrawn and not (record.state == PLANNED and self._is_another_ones(record))
+        ]  # fmt: skip
+        found = self._find([record for record in new if not record.job_id])
+        jobs = {record.tag: record.job_id or found.get(record.tag, "") for record in new}
+        if job_ids := [job_id for job_id in jobs.values() if job_id]:
+            self.executor.cancel(job_ids)
+        for record in new:
+            self._withdrawn.add(record.tag)
+            job_id, folder = jobs[record.tag], self.attempts.folder_of(record)
+            try:
+                if record.state == PLANNED and (job_id or has_begun(folder)):
+                    self.attempts.advance(record, SUBMITTED, job_id=job_id, submitted_at=record.submitted_at or _now())
+                elif record.state == PLANNED:
+                    self._conclude(record, folder, JobStatus(state=UNKNOWN, reason="it was never submitted"))
+            except AttemptMovedError as error:
+                self._say(str(error))
 
     # What was planned and not submitted
 

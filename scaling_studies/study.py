@@ -26,6 +26,7 @@ from janus.layout import Layout
 from janus.presets import preset
 from janus.train.config import ParallelConfig, TrainConfig
 from scaling_studies.atomic import write_atomically
+from scaling_studies.records import RECORD_FOLDER, Record, RecordFolder, read_folder
 from scaling_studies.statistics import MIN_SAMPLES_FOR_INTERVAL
 
 CAMPAIGN_FILE = "campaign.toml"
@@ -416,20 +417,47 @@ def write_declaration(folder: Path, declaration: Declaration) -> Path:
     return path
 
 
+def study_records(folder: Path) -> RecordFolder:
+    """The records of a study folder as its declaration is now: with the repeats that it declares, and those at points
+    that it has dropped set apart. Without a declaration (a campaign that is predicted only) as they were written.
+    """
+    found, path = read_folder(folder / RECORD_FOLDER), folder / CAMPAIGN_FILE
+    if not path.exists():
+        return found
+    # the tables as they are: a report needs no setting that another version may have named otherwise
+    tables = {table.get("name"): table for table in read_toml(path).get("study", [])}
+    kept: list[Record] = []
+    undeclared: list[Record] = []
+    for record in found.records:
+        table = tables.get(record.study, {})
+        if record.x not in table.get(record.scaled, ()):
+            undeclared.append(record)
+        else:
+            repeats = table.get("repeats", record.repeats_planned)
+            same = repeats == record.repeats_planned
+            kept.append(record if same else dataclasses.replace(record, repeats_planned=repeats))
+    return dataclasses.replace(found, records=tuple(kept), undeclared=tuple(undeclared))
+
+
 def changed_settings(before: Declaration, now: Declaration) -> list[str]:
-    """In words, what results depend on and two declarations do not have alike: settings, and studies that are gone."""
+    """In words, the settings that results depend on and two declarations do not have alike. Points may come and go."""
     of_study = {study.name: to_mapping(study) for study in before.studies}
     pairs = [
         (f"{study.name}.", of_study[study.name], to_mapping(study)) for study in now.studies if study.name in of_study
     ]
     pairs.append(("executor.", to_mapping(before.executor), to_mapping(now.executor)))
-    gone = [f"study {name} is gone" for name in of_study if name not in {study.name for study in now.studies}]
-    return gone + [
+    return [
         f"{prefix}{name} was {old.get(name, 'not set')} and is {new.get(name, 'not set')}"
         for prefix, old, new in pairs
         for name in dict.fromkeys((*old, *new))
-        if name not in FREE_SETTINGS and old.get(name) != new.get(name)
+        if name not in FREE_SETTINGS and old.get(name) != new.get(name) and not _is_list_of_points(name, new)
     ]
+
+
+def _is_list_of_points(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting only says at which points a study measures. Copies of structures follow from a throughput
+    study's points, so that those are more than that."""
+    return name == "ranks" and settings.get("mode") in ("weak", "strong")
 
 
 def quick_declaration(num_cores: int | None = None, *, model: str = "matris-tiny", repeats: int = 2) -> Declaration:

@@ -19,7 +19,8 @@ from scaling_studies.statistics import interval_within
 from scaling_studies.study import Study
 
 # How reasons begin (``outcomes`` writes them, with the words of the executors) that say nothing about the program.
-STOPPED_HERE = "stopped by the runner"  # Ctrl-C or SIGTERM: nobody's fault
+WITHDRAWN = "withdrawn, its point was no longer declared"
+NOBODYS_FAULT = ("stopped by the runner", WITHDRAWN)  # the first: Ctrl-C or SIGTERM
 MACHINE_FAULTS = (
     "job lost", "requeued",  # cut off without a word, forgotten by the scheduler, started a second time by it
     "preempted", "a node failed", "a node did not boot", "launch failed", "revoked",  # Slurm; LSF the first
@@ -74,7 +75,7 @@ class FailuresInARow:
         """The same after one more attempt has ended."""
         if record.state == DONE:
             return FailuresInARow()
-        if record.reason.startswith(STOPPED_HERE):
+        if record.reason.startswith(NOBODYS_FAULT):
             return self
         if is_machine_fault(record):
             return replace(self, machine=self.machine + 1)

@@ -68,9 +68,10 @@ def _training(folder: Path | None) -> TrainingRun | None:
 
 def _records(folder: Path) -> RecordFolder:
     """The records of a study's folder. Raises UserError when there is none."""
-    from scaling_studies.records import RECORD_FOLDER, read_folder
+    from scaling_studies.records import RECORD_FOLDER
+    from scaling_studies.study import study_records
 
-    found = read_folder(folder / RECORD_FOLDER)
+    found = study_records(folder)
     if not found.records:
         refused = f" ({len(found.refused)} files were refused)" if found.refused else ""
         raise UserError(f"no record in {folder / RECORD_FOLDER}{refused}: run 'janus study run' first")
@@ -143,7 +144,8 @@ def _print_result(written: list[Path], campaign: Campaign, *, as_json: bool) -> 
         files = [str(path) for path in written]
         names = [name for name, _ in refused]
         print(json.dumps({"schema": "janus.report/1", "files": files, "records": len(campaign.records),
-                          "refused": names}))  # fmt: skip
+                          "refused": names, "no_longer_declared": [entry.tag for entry in campaign.folder.undeclared],
+                          }))  # fmt: skip
         return
     for path in written:
         if path.is_dir():
@@ -151,5 +153,7 @@ def _print_result(written: list[Path], campaign: Campaign, *, as_json: bool) -> 
         else:
             print(f"{path}: {path.stat().st_size / 1000:,.0f} kB")
     print(f"{len(campaign.records)} records")
+    for line in campaign.folder.undeclared_lines:
+        print(line)
     for name, reason in refused:
         print(f"refused {name}: {reason}")

@@ -67,13 +67,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _records(folder: Path) -> list[Record]:
-    """Records of a campaign with at least one good measured job; refused files are named on standard error."""
+    """Records of a campaign with at least one good measured job; what is left out is named on standard error."""
     import sys
 
-    from scaling_studies.records import DONE, MEASURED, RECORD_FOLDER, read_folder
+    from scaling_studies.records import DONE, MEASURED, RECORD_FOLDER
+    from scaling_studies.study import study_records
 
-    found = read_folder(folder / RECORD_FOLDER)
-    for line in found.refused_lines:
+    found = study_records(folder)
+    for line in (*found.undeclared_lines, *found.refused_lines):
         print(f"{folder}: {line}", file=sys.stderr)
     if not any(record.source == MEASURED and record.state == DONE for record in found.records):
         raise UserError(f"no good job is on record in {folder / RECORD_FOLDER}: check the path, or run the study first")

@@ -155,31 +155,40 @@ def _prepared(
 
 
 def _refuse_other_results(attempts: Attempts, campaign: ResolvedCampaign) -> None:
-    """Raise UserError when the folder holds attempts at cells that this declaration, data and code do not have."""
+    """Raise UserError when attempts in the folder at declared points are of another declaration, data or code.
+
+    Points may be dropped as long as one with attempts stays: else it is not the same campaign.
+    """
     from scaling_studies.records import MEASURED
 
     if any(record.source != MEASURED and not record.repeats_planned for record in attempts.read()):
         raise UserError(f"{attempts.folder} holds a campaign that is predicted only: use a new --out")
     known = {cell.id for cell in campaign.cells}
     cell_at = {(cell.study.name, float(cell.scale)): cell for cell in campaign.cells}
-    for record in attempts.read():
-        if record.source != MEASURED or record.cell_id in known:
+    measured = [record for record in attempts.read() if record.source == MEASURED]
+    for record in measured:
+        if record.cell_id in known or (cell := cell_at.get((record.study, record.x))) is None:
             continue
-        where, then = f"study {record.study} at {record.scaled} = {record.x:,g}", record.provenance.get("code_version")
-        cell = cell_at.get((record.study, record.x))
-        if cell is not None and then != cell.code_version:
+        then = record.provenance.get("code_version")
+        if then != cell.code_version:
             raise UserError(
-                f"{where} was measured with code {then} and the code is {cell.code_version} now: they are not "
+                f"{record.place} was measured with code {then} and the code is {cell.code_version} now: they are not "
                 f"comparable, so use a new --out, or restore the code; what {attempts.folder} holds stays"
             )
-        if cell is not None and (layout := cell.layout.to_mapping()) != record.layout:
+        if (layout := cell.layout.to_mapping()) != record.layout:
             raise UserError(
-                f"{where} was measured with layout {_words(record.layout)} and would have {_words(layout)} now: use "
-                "the declaration and machine file of before, or a new --out"
+                f"{record.place} was measured with layout {_words(record.layout)} and would have {_words(layout)} "
+                "now: use the declaration and machine file of before, or a new --out"
             )
         raise UserError(
-            f"{attempts.folder} holds results of another declaration or other data ({where}, cell {record.cell_id}"
-            f"{_change_since(attempts.folder, campaign.declaration)}): use a new --out so that nothing is mixed"
+            f"{attempts.folder} holds results of another declaration or other data ({record.place}, cell "
+            f"{record.cell_id}{_change_since(attempts.folder, campaign.declaration)}): use a new --out so that nothing "
+            "is mixed"
+        )
+    if measured and not any(record.cell_id in known for record in measured):
+        raise UserError(
+            f"{attempts.folder} holds attempts at {measured[0].place} and at no point of this declaration: declare one "
+            "of its points again, or use a new --out"
         )
 
 
@@ -208,6 +217,11 @@ def _refuse_other_frame(attempts: Attempts, cells: Sequence[Cell], machine: Mach
         if record.source != MEASURED or (cell := cell_of.get(record.cell_id)) is None:
             continue
         study = cell.study
+        if record.base_x not in study.points:
+            raise UserError(
+                f"study {study.name} has efficiencies that refer to {study.scaled} = {record.base_x:,g} in "
+                f"{attempts.folder} and the declaration has dropped that point: declare it again, or use a new --out"
+            )
         if record.base_x != study.base:
             raise UserError(
                 f"study {study.name} has efficiencies that refer to {study.scaled} = {record.base_x:,g} in "

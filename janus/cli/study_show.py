@@ -35,9 +35,10 @@ def main(arguments: list[str]) -> int:
 def print_study(folder: Path, as_json: bool) -> int:
     """Print every point of the folder's studies. Raises UserError when there is none."""
     from reports.points import arrange
-    from scaling_studies.records import RECORD_FOLDER, read_folder
+    from scaling_studies.records import RECORD_FOLDER
+    from scaling_studies.study import study_records
 
-    found = read_folder(folder / RECORD_FOLDER)
+    found = study_records(folder)
     if not found.records:
         refused = f" ({len(found.refused)} files were refused)" if found.refused else ""
         raise UserError(
@@ -47,9 +48,12 @@ def print_study(folder: Path, as_json: bool) -> int:
     if as_json:
         points = [_point_values(view, point) for view in views for point in view.points]
         refused = [{"file": name, "reason": reason} for name, reason in found.refused]
-        print(json.dumps({"schema": "janus.study/1", "folder": str(folder), "points": points, "refused": refused}))
+        gone = [{"study": entry.study, "x": entry.x, "tag": entry.tag, "state": entry.state, "reason": entry.reason}
+                for entry in found.undeclared]  # fmt: skip
+        print(json.dumps({"schema": "janus.study/1", "folder": str(folder), "points": points, "refused": refused,
+                          "no_longer_declared": gone}))  # fmt: skip
     else:
-        _print_tables(views, found.refused_lines)
+        _print_tables(views, [*found.undeclared_lines, *found.refused_lines])
     return 0
 
 
@@ -96,7 +100,7 @@ def _left_out_lines(views: Sequence[StudyView]) -> list[str]:
     return lines
 
 
-def _print_tables(views: Sequence[StudyView], refused_lines: Sequence[str]) -> None:
+def _print_tables(views: Sequence[StudyView], notes: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -135,5 +139,5 @@ def _print_tables(views: Sequence[StudyView], refused_lines: Sequence[str]) -> N
         console.print(table)
     if any(point.oversubscribed for view in views for point in view.points):
         console.print("* oversubscribed: more ranks than cores")
-    for line in (*_left_out_lines(views), *refused_lines):
+    for line in (*_left_out_lines(views), *notes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

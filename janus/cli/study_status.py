@@ -29,13 +29,19 @@ SCHEMA = "janus.study-status/1"
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
     """rows: a point each; budgets: study -> node-hours, None: no budget; jobs: job id -> what the scheduler says now;
-    runner: who works on the folder, "" nobody; notes: what could not be asked or read."""
+    runner: who works on the folder, "" nobody; notes: what could not be asked or read, or is left out; undeclared:
+    points that the declaration has dropped."""
 
     rows: tuple[PointProgress, ...]
     budgets: Mapping[str, float | None]
     jobs: Mapping[str, JobStatus]
     runner: str
     notes: tuple[str, ...]
+    undeclared: tuple[PointProgress, ...] = ()
+
+    def node_hours(self, study: str) -> float:
+        """What a study has used so far, at points that were dropped too: its budget has paid for them."""
+        return sum(row.node_hours for row in (*self.rows, *self.undeclared) if row.study == study)
 
 
 def main(arguments: list[str]) -> int:
@@ -57,22 +63,20 @@ def main(arguments: list[str]) -> int:
 
 def read_status(folder: Path, *, ask: bool = True) -> Status:
     """The status of a study folder now. ask: also the scheduler. Raises UserError when it holds no campaign."""
-    from scaling_studies.attempts import Attempts
     from scaling_studies.lease import holder
     from scaling_studies.progress import progress
-    from scaling_studies.study import CAMPAIGN_FILE, read_declaration
+    from scaling_studies.study import CAMPAIGN_FILE, read_declaration, study_records
 
     if not (folder / CAMPAIGN_FILE).is_file():
         raise UserError(f"{folder} holds no {CAMPAIGN_FILE}: give a folder that 'janus study run' wrote")
     declaration = read_declaration(folder / CAMPAIGN_FILE)
-    attempts = Attempts(folder)
-    records = attempts.read()
-    jobs, notes = _ask(declaration, records) if ask else ({}, [])
-    notes += [f"refused {name}: {reason}" for name, reason in attempts.refused()]
+    found, now = study_records(folder), datetime.now(UTC)
+    jobs, notes = _ask(declaration, found.records) if ask else ({}, [])
     return Status(
-        rows=progress(records, now=datetime.now(UTC), wanted=_wanted(declaration, records)), jobs=jobs,
+        rows=progress(found.records, now=now, wanted=_wanted(declaration, found.records)), jobs=jobs,
         budgets={study.name: study.node_hours for study in declaration.studies}, runner=holder(folder),
-        notes=tuple(notes),
+        notes=(*notes, *found.undeclared_lines, *(f"refused {name}: {reason}" for name, reason in found.refused)),
+        undeclared=progress(found.undeclared, now=now),
     )  # fmt: skip
 
 
@@ -116,15 +120,12 @@ def _document(folder: Path, status: Status) -> dict[str, Any]:
         return {**dataclasses.asdict(row), "states": dict(row.states), "in_flight": in_flight}
 
     studies = [
-        {"study": name, "node_hours": _spent(status, name), "budget_node_hours": budget}
+        {"study": name, "node_hours": status.node_hours(name), "budget_node_hours": budget}
         for name, budget in status.budgets.items()
     ]
     return {"schema": SCHEMA, "folder": str(folder), "runner": status.runner, "studies": studies,
-            "points": [point(row) for row in status.rows], "notes": list(status.notes)}  # fmt: skip
-
-
-def _spent(status: Status, study: str) -> float:
-    return sum(row.node_hours for row in status.rows if row.study == study)
+            "points": [point(row) for row in status.rows], "notes": list(status.notes),
+            "no_longer_declared": [point(row) for row in status.undeclared]}  # fmt: skip
 
 
 def _scheduler_words(entry: OpenAttempt, status: Status) -> str:
@@ -144,7 +145,7 @@ def print_status(folder: Path, status: Status) -> None:
         rows = [row for row in status.rows if row.study == name]
         if not rows:
             continue
-        spent = f"{_spent(status, name):,.3g}{_untimed(rows)} node-hours"
+        spent = f"{status.node_hours(name):,.3g}{_untimed(rows)} node-hours"
         title = f"{name} ({rows[0].mode}): {spent}" + ("" if budget is None else f" of {budget:,.3g}")
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in (rows[0].scaled.replace("_", " "), "good", "in flight", "did not count", "node-h"):

@@ -150,7 +150,7 @@ def _table(status: Status, rows: Sequence[PointProgress]) -> Table:
     from rich.table import Table
 
     first, budget = rows[0], status.budgets.get(rows[0].study)
-    spent = sum(row.node_hours for row in rows)
+    spent = status.node_hours(first.study)
     cost = f"{spent:,.3g} node-hours" if budget is None else f"{spent:,.3g} of {budget:,.3g} node-hours"
     title = f"{first.study} ({first.mode}): {cost}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

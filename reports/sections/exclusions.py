@@ -11,7 +11,7 @@ from reports.document_checks import EXCLUSION_TABLE
 from reports.points import Point
 from reports.rules import declared_gaps
 from reports.scaling_section import jobs_value
-from reports.wording import count_of, not_ended, place
+from reports.wording import count_of, not_ended, place, scaled_place
 from scaling_studies.provenance import hosts
 from scaling_studies.records import PREDICTED, Record
 
@@ -30,6 +30,7 @@ Row = tuple[Value | str, ...]
 def sections(campaign: Campaign) -> tuple[Section, ...]:
     """One section, also where nothing was left out."""
     rows = [row for view in campaign.views for point in view.points for row in _of_point(point)]
+    rows += [_undeclared(record) for record in campaign.folder.undeclared]
     rows += [("", "", f"file {name}", "refused", "", reason) for name, reason in campaign.folder.refused]
     blocks: list[Block] = [Text(text=_words(campaign, len(rows)))]
     if rows:
@@ -47,6 +48,12 @@ def _of_point(point: Point) -> list[Row]:
     if point.prediction is not None and point.predicted_s is None:
         rows.append(_row(point, "prediction", point.prediction))
     return rows
+
+
+def _undeclared(record: Record) -> Row:
+    """An attempt at a point that the declaration has dropped, whatever became of it."""
+    reason = "its point is no longer declared" + (f"; {record.reason}" if record.reason else "")
+    return (record.study, scaled_place(record.scaled, record.x), record.tag, record.state, _hosts(record), reason)
 
 
 def _row(point: Point, name: str, record: Record) -> Row:
@@ -73,7 +80,8 @@ def _words(campaign: Campaign, number: int) -> str:
     waiting = f" {not_ended(len(campaign.open))}." if campaign.open else ""
     verb = "has" if len(ended) == 1 else "have"
     tail = "Those listed below do not count in any figure." if number else "All of them count."
-    return f"{count_of(len(ended), 'measured attempt')} {verb} ended: {counted}.{waiting} {tail}"
+    dropped = "".join(f" {line[0].upper()}{line[1:]}." for line in campaign.folder.undeclared_lines)
+    return f"{count_of(len(ended), 'measured attempt')} {verb} ended: {counted}.{waiting}{dropped} {tail}"
 
 
 def _planned(campaign: Campaign) -> Table | None:
@@ -83,7 +91,7 @@ def _planned(campaign: Campaign) -> Table | None:
         for point in view.points:
             if point.repeats_planned or point.jobs or point.excluded or point.open:
                 rows.append((view.name, place(point), jobs_value(point), values.count(len(point.excluded)),
-                             values.count(len(point.open)), _state(point)))  # fmt: skip
+                             values.count(len(point.open)), _state(campaign, point)))  # fmt: skip
     for name, scaled, value in declared_gaps(campaign):
         rows.append((name, f"{value:g} {scaled}", "0", values.count(0), values.count(0), "no record"))
     columns = (Column(name="study"), Column(name="point"), Column(name="jobs counted of planned", numeric=True),
@@ -93,9 +101,10 @@ def _planned(campaign: Campaign) -> Table | None:
                  caption="Planned and shown.") if rows else None  # fmt: skip
 
 
-def _state(point: Point) -> str:
-    if len(point.jobs) >= point.repeats_planned:
-        return "complete"
+def _state(campaign: Campaign, point: Point) -> str:
+    if (more := len(point.jobs) - point.repeats_planned) >= 0:
+        stops_by_interval = (campaign.declared or {}).get(point.study, {}).get("stop_ci_percent")
+        return f"complete, {more} more than declared, all count" if more and not stops_by_interval else "complete"
     if not (point.jobs or point.excluded or point.open):
         return "predicted only"
     return "running" if point.open else "incomplete"

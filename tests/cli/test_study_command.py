@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -161,9 +162,12 @@ def test_other_data_in_the_same_folder_is_refused_and_nothing_is_lost(inputs, fi
      ("study.toml", "repeats = 1", "repeats = 1\nlayout = 'planned'\nrecompute = true",
       "weak.recompute was False and is True, weak.layout was declared and is planned"),
      ("study.toml", "\nsteps = 2", "\nsteps = 3", "weak.steps was 2 and is 3): use a new --out"),
-     ("study.toml", "[1, 2]", "[1]", "weak.ranks was [1, 2] and is [1]"),
+     ("study.toml", "[1, 2]", "[4]", "holds attempts at study weak at ranks = 1 and at no point of this declaration"),
+     ("study.toml", "[1, 2]", "[2]", "the declaration has dropped that point: declare it again, or use a new --out"),
+     ("study.toml", "[1, 2]\nstructures_per_rank = 1", "[1]\nstructures_per_rank = 2",
+      "(study weak at ranks = 1, cell CELL; weak.structures_per_rank was 1 and is 2): use a new --out"),
      ("machine.toml", 'name = "', 'name = "other-', "holds times of machine")],
-    ids=["base", "settings", "steps", "points", "machine"],
+    ids=["base", "settings", "steps", "all points", "base point", "a point and a setting", "machine"],
 )  # fmt: skip
 def test_another_base_or_machine_in_the_same_folder_is_refused_before_anything_changes(
     inputs, finished, tmp_path, file, old, new, words_of_it, capsys
@@ -173,8 +177,33 @@ def test_another_base_or_machine_in_the_same_folder_is_refused_before_anything_c
     assert (tmp_path / file).read_text() != text
     before = read_folder(finished / RECORD_FOLDER)
     assert main([str(tmp_path / file) if word.endswith(file) else word for word in words(inputs, finished)]) == 2
-    assert words_of_it in capsys.readouterr().err
+    assert words_of_it in re.sub(r"cell \w{12}", "cell CELL", capsys.readouterr().err)
     assert read_folder(finished / RECORD_FOLDER) == before
+
+
+def test_a_point_may_be_dropped_and_declared_again_and_its_attempts_stay(inputs, finished, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    measured = {path.name: path.read_bytes() for path in (out / RECORD_FOLDER).glob("*attempt*.json")}
+    (tmp_path / "study.toml").write_text(CAMPAIGN.replace("[1, 2]", "[1]"))
+    fewer = [str(tmp_path / "study.toml") if word.endswith("study.toml") else word for word in words(inputs, out)]
+    assert main(fewer) == 0
+    gone = "study weak at ranks = 2 is no longer declared and left out: 1 DONE"
+    assert gone in capsys.readouterr().out
+    assert main(["study", "status", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert gone in text
+    assert "1 of 1 good attempts" in text
+    assert main(["study", "status", str(out), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (point,), (dropped,) = document["points"], document["no_longer_declared"]
+    assert document["studies"][0]["node_hours"] == pytest.approx(point["node_hours"] + dropped["node_hours"])
+    assert main(["report", str(out), "--out", str(tmp_path / "report.html"), "--only", "html"]) == 0
+    assert gone in capsys.readouterr().out
+    assert "its point is no longer declared" in (tmp_path / "report.html").read_text()
+    assert main(words(inputs, out)) == 0
+    assert "no longer declared" not in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in (out / RECORD_FOLDER).glob("*attempt*.json")} == measured
 
 
 def test_a_run_that_fails_gives_exit_code_1_and_is_listed(inputs, tmp_path, capfd):

@@ -116,6 +116,27 @@ def test_planned_stands_beside_shown_and_names_points_without_a_record():
     assert column(table, "point")[-1] == "8 ranks"
 
 
+def test_more_jobs_than_declared_are_named_and_all_count():
+    declared = {"weak": {"mode": "weak", "ranks": [1, 2, 4], "repeats": 4}}
+    records = [dataclasses.replace(entry, repeats_planned=4) for entry in sets.clean_records()]
+    table = table_of(exclusions.sections(campaign_of(records, declared=declared)), "planned-and-shown")
+    assert column(table, "jobs counted of planned") == ["6 of 4"] * 3
+    assert column(table, "state") == ["complete, 2 more than declared, all count"] * 3
+    declared["weak"]["stop_ci_percent"] = 5.0
+    table = table_of(exclusions.sections(campaign_of(records, declared=declared)), "planned-and-shown")
+    assert column(table, "state") == ["complete"] * 3
+
+
+def test_attempts_at_points_that_are_no_longer_declared_are_listed():
+    gone = (record(ranks=2), record(ranks=2, attempt=2, state=FAILED, reason="a node failed", step_s=(), phase_s={}))
+    sections = exclusions.sections(Campaign(folder=RecordFolder(records=(record(),), refused=(), undeclared=gone)))
+    assert texts(table_of(sections, "exclusions")) == [
+        ["weak", "2 ranks", gone[0].tag, "DONE", "testhost", "its point is no longer declared"],
+        ["weak", "2 ranks", gone[1].tag, "FAILED", "testhost", "its point is no longer declared; a node failed"],
+    ]
+    assert "Study weak at ranks = 2 is no longer declared and left out: 1 DONE, 1 FAILED." in words(sections)
+
+
 def test_a_failed_prediction_is_left_out_with_its_reason():
     rows = texts(table_of(exclusions.sections(sets.gap_in_the_line()), "exclusions"))
     lost = [prediction(0.1, ranks=ranks, state=FAILED, reason="no rates") for ranks in (1, 2)]

@@ -322,6 +322,47 @@ def test_a_full_disk_is_said_and_loses_nothing(campaign):
     assert len(campaign.scheduler.tags()) == REPEATS
 
 
+# Points that the declaration has dropped
+
+
+def test_jobs_at_a_dropped_point_are_ended_and_what_they_were_is_kept(tmp_path):
+    both = Campaign(tmp_path, program=lambda record: "sleep 60" if record.ranks == 2 else GOOD, max_in_flight=4)
+    both.wait([DONE, DONE, RUNNING, RUNNING])
+    fewer = Campaign(tmp_path, cells=CELLS[:1])
+    began = time.monotonic()
+    assert fewer.runner().run().is_complete
+    assert time.monotonic() - began < 30
+    assert fewer.states() == [DONE, DONE, FAILED, FAILED]
+    assert len(fewer.scheduler.tags()) == REPEATS  # nothing was started for it
+    reasons = {record.reason for record in fewer.attempts.read() if record.state == FAILED}
+    assert all(reason.startswith("withdrawn, its point was no longer declared: ") for reason in reasons)
+    again = Campaign(tmp_path)
+    assert again.runner().run().is_complete  # declared again: good attempts count, withdrawn ones are no failures
+    assert again.states() == [DONE] * 4 + [FAILED] * 2
+
+
+def test_an_attempt_at_a_dropped_point_that_no_scheduler_took_is_closed(tmp_path):
+    both = Campaign(tmp_path, cells=CELLS[1:])
+    both.scheduler.submit = lambda attempts: {}
+    assert os.waitpid(in_child(lambda: both.runner()._one_pass()), 0)[1] == 0
+    assert both.states() == [PLANNED]
+    fewer = Campaign(tmp_path, cells=CELLS[:1])
+    assert fewer.runner().run_once().waiting == 1
+    (closed,) = [record for record in fewer.attempts.read() if record.state == FAILED]
+    assert "withdrawn" in closed.reason
+    assert "it was never submitted" in closed.reason
+
+
+def test_a_silent_scheduler_ends_no_job_of_a_dropped_point(tmp_path):
+    both = Campaign(tmp_path, program=lambda record: "sleep 60", max_in_flight=4)
+    both.wait([RUNNING] * 4)
+    fewer = Campaign(tmp_path, cells=CELLS[:1])
+    fewer.scheduler.is_silent = True
+    fewer.runner().run_once()
+    assert fewer.states() == [RUNNING] * 4
+    both.scheduler.cancel([record.job_id for record in both.attempts.open()])
+
+
 # Two runners
 
 

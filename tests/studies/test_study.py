@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 
 from janus.errors import UserError
+from scaling_studies.records import RECORD_FOLDER, read_folder, write_record
 from scaling_studies.study import (
     CLOCKS,
     Declaration,
     ExecutorSettings,
+    changed_settings,
     quick_declaration,
     read_declaration,
+    study_records,
     write_declaration,
 )
+from tests.record_sets import record
 from tests.study_cases import strong, throughput, weak
 
 
@@ -236,3 +240,36 @@ def test_a_mistake_in_a_file_is_told_with_its_study_or_table(tmp_path, text, wor
     path.write_text(text)
     with pytest.raises(UserError, match=words):
         read_declaration(path)
+
+
+def test_records_of_a_study_are_read_as_it_declares_them_now(tmp_path):
+    write_declaration(tmp_path, Declaration(studies=(weak(name="weak", repeats=3), throughput(name="more"))))
+    entries = [record(repeats_planned=6), record(ranks=2, repeats_planned=2), record(ranks=8), record(study="gone")]
+    shared = {"study": "more", "mode": "throughput", "scaled": "structures_per_rank", "ranks": 2, "base_scale": 1.0}
+    entries += [record(**shared, scale=4.0, repeats_planned=2), record(**shared, scale=3.0)]
+    for entry in entries:
+        write_record(tmp_path / RECORD_FOLDER, entry)
+    found = study_records(tmp_path)
+    kept = {(entry.study, entry.x): entry.repeats_planned for entry in found.records}
+    assert kept == {("weak", 1): 3, ("weak", 2): 3, ("more", 4.0): 2}
+    assert {(entry.study, entry.x) for entry in found.undeclared} == {("weak", 8), ("gone", 1), ("more", 3.0)}
+    assert "study weak at ranks = 8 is no longer declared and left out: 1 DONE" in found.undeclared_lines
+    assert read_folder(tmp_path / RECORD_FOLDER).undeclared == ()  # the files are as they were
+
+
+def test_records_without_a_declaration_are_read_as_they_are(tmp_path):
+    write_record(tmp_path / RECORD_FOLDER, record(repeats_planned=6))
+    assert study_records(tmp_path) == read_folder(tmp_path / RECORD_FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (weak(), weak(ranks=(2, 4)), []),
+        (weak(), weak(ranks=(2, 4), steps=9), ["w.steps was 8 and is 9"]),
+        (throughput(), throughput(ranks=(4,)), ["t.ranks was [2] and is [4]"]),
+        (throughput(), throughput(structures_per_rank=(2, 4)), ["t.structures_per_rank was [1, 2, 4] and is [2, 4]"]),
+    ],
+)
+def test_points_may_come_and_go_and_settings_may_not(before, now, words):
+    assert changed_settings(Declaration(studies=(before,)), Declaration(studies=(now,))) == words
