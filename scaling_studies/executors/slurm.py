@@ -182,11 +182,26 @@ def _queue_status(job_ids: Sequence[str]) -> Iterator[tuple[str, JobStatus]]:
 
 
 def _accounting_status(job_ids: Sequence[str]) -> Iterator[tuple[str, JobStatus]]:
-    """Ended jobs that accounting remembers; a job that the queue has forgotten is never one that still runs."""
-    for job_id, state, code, nodes in _sacct("JobID,State,ExitCode,NodeList", ["--jobs", ",".join(job_ids)]):
+    """Ended jobs that accounting remembers; a job that the queue has forgotten is never one that still runs.
+
+    Arrays are asked for as a whole: asked for by their own ids, elements that were cancelled while they waited are not
+    found.
+    """
+    numbers = dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids)
+    for row, state, code, nodes in _sacct("JobID,State,ExitCode,NodeList", ["--jobs", ",".join(numbers)]):
         word, _, by = state.partition(" ")  # "CANCELLED by 1000"
         if word in ENDS:
-            yield job_id, _ended(word, nodes, code if word == "FAILED" else "", by.replace("by ", "by user "))
+            ended = _ended(word, nodes, code if word == "FAILED" else "", by.replace("by ", "by user "))
+            yield from ((job_id, ended) for job_id in _jobs_of(row))
+
+
+def _jobs_of(row: str) -> Iterator[str]:
+    """The jobs of a row of accounting: elements that never started share one, 40_[0-1,3]."""
+    array, _, elements = row.partition("_[")
+    if not elements:
+        yield row
+    for first, last in re.findall(r"(\d+)(?:-(\d+))?", elements.partition("%")[0]):
+        yield from (f"{array}_{element}" for element in range(int(first), int(last or first) + 1))
 
 
 def _ended(state: str, nodes: str, exit_code: str, by: str = "") -> JobStatus:

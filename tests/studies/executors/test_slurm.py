@@ -155,6 +155,17 @@ def test_accounting_is_asked_for_what_the_queue_has_forgotten(slurm, row, status
     assert SlurmExecutor().poll(["2"]) == {"2": status}
 
 
+def test_elements_that_were_cancelled_while_they_waited_share_a_row_of_their_array(slurm):
+    slurm.answers("squeue")
+    slurm.answers("sacct", "2_[0-1,3%2]|CANCELLED by 0|0:0|None assigned\n2_2|COMPLETED|0:0|n1\n7|TIMEOUT|0:0|n2\n")
+    cancelled = JobStatus(state=ENDED, outcome=FAILED, reason="cancelled by user 0")
+    found = SlurmExecutor().poll(["2_0", "2_1", "2_2", "2_3", "2_4", "7"])
+    assert [found[f"2_{element}"] for element in (0, 1, 3)] == [cancelled] * 3
+    assert [found[job_id].outcome for job_id in ("2_2", "2_4", "7")] == [DONE, "", TIMEOUT]
+    (words,) = slurm.calls("sacct")
+    assert words[-2:] == ["--jobs", "2,7"]
+
+
 @pytest.mark.parametrize("error", [NO_ACCOUNTING, NO_DATA_BASE])
 def test_without_accounting_a_forgotten_job_is_unknown(slurm, error):
     slurm.answers("squeue", "5|RUNNING|None|n1\n")
