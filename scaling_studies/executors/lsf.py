@@ -25,6 +25,7 @@ from scaling_studies.executors.base import (
     AttemptJob,
     JobStatus,
     SchedulerSilentError,
+    SubmitError,
 )
 from scaling_studies.executors.commands import Answer, Attributes, ask, each_job, no_job_id, submit_in_turn
 from scaling_studies.executors.scripts import attempt_script
@@ -44,6 +45,7 @@ ENDS = {
 }  # fmt: skip
 CANCELLED = ("TERM_OWNER", "TERM_FORCE_OWNER", "TERM_ADMIN", "TERM_FORCE_ADMIN")
 SUBMITTED = re.compile(r"Job <(\d+)> is submitted")
+REFUSED = re.compile(r"Job\s+not\s+submitted", re.IGNORECASE)
 FORGOTTEN = re.compile(r"Job <(\d+)> is not found", re.IGNORECASE)
 NONE_FOUND = re.compile(r'is not found|No (matching |unfinished )?job found|"RECORDS"\s*:\s*\[\s*\]', re.IGNORECASE)
 OVER = re.compile(r"is not found|No matching job|already finished|is being terminated", re.IGNORECASE)
@@ -100,6 +102,8 @@ def _submit(attempt: AttemptJob) -> str:
     answer = ask(["bsub"], stdin=attempt.script)  # bsub reads its directives from standard input only
     if match := SUBMITTED.search(answer.out):
         return match[1]
+    if REFUSED.search(answer.err):  # whatever the exit code, and whatever it had to wait for
+        raise SubmitError(f"LSF did not take {attempt.script}: {answer.words}")
     raise no_job_id("LSF", attempt, answer, UNREACHABLE)
 
 

@@ -54,7 +54,10 @@ ATTRIBUTE = re.compile(r"^    (\S+) = (.*)$", re.MULTILINE)
 FORGOTTEN = re.compile(r"Unknown Job Id (\d+)|(\d+)\S* Job has finished", re.IGNORECASE)
 OVER = re.compile(r"Unknown Job Id|Job has finished|Request invalid for state of job", re.IGNORECASE)
 NO_HISTORY = "not configured to maintain job history"
-UNREACHABLE = re.compile(r"cannot connect to server|Connection refused|No route to host|timed out", re.IGNORECASE)
+UNREACHABLE = re.compile(
+    "cannot connect to server|Connection refused|No route to host|timed out|Invalid credential|Premature end of message",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

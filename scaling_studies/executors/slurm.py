@@ -45,7 +45,8 @@ WHICH_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")
 HISTORY = "now-30days"  # how far back accounting is searched for a job by name
 LOST = re.compile(  # slurm_errno.c: no answer, so a request may have been carried out or not
     "unable to contact slurm controller|socket timed out|zero bytes were transmitted|standby mode|connection refused|"
-    "communication (connection|shutdown) failure|message (receive|send) failure|protocol authentication error",
+    "communication (connection|shutdown) failure|message (receive|send) failure|unexpected message received|"
+    "protocol authentication error",
     re.IGNORECASE,
 )
 NO_SUCH_JOB = re.compile("invalid job id|already complet", re.IGNORECASE)

@@ -3,7 +3,8 @@
 Forms of the answers: records of ``bjobs -json`` from the tests of BatchEuphoria (LSF 10.1), of buildtest and of
 Balsam (Summit), the bsub line from Open OnDemand's adapter, TERM_RUNLIMIT and "is not found" from pipelite's tests,
 TERM_OWNER and "Please wait" from the tests of beagle and nextflow. An answer without a line and exit code 0, and one
-that leaves out a job that runs, are nextflow issues 910 and 927; hosts that are silent for a time issue 5666.
+that leaves out a job that runs, are nextflow issues 910 and 927; hosts that are silent for a time issue 5666. Refusals:
+ert issue 9185, bcbio-nextgen issue 2803, with exit code 0 Balsam pull request 34.
 """
 
 import json
@@ -106,9 +107,15 @@ def test_submission_reads_the_script_from_standard_input(stand_in, make_attempt)
     assert bsub.calls() == [[], []]
     assert bsub.standard_input(0) == one.script.read_text()
     assert "#BSUB -rn\n" in bsub.standard_input(0)
-    bsub.answers((255, "", "batch: No such queue. Job not submitted.\n"), IS_DOWN, (0, "", ""))
-    with pytest.raises(SubmitError, match="No such queue"):
-        LsfExecutor().submit([one])
+    refusals = {
+        "No such queue": (255, "", "batch: No such queue. Job not submitted.\n"),
+        "non-LSF host": (255, "", f"{IS_DOWN[2]}Request from non-LSF host rejected. Job not submitted.\n"),
+        "Bad reservation": (0, "", "Bad reservation. Job\nnot submitted.\n"),
+    }
+    bsub.answers(*refusals.values(), IS_DOWN, (0, "", ""))
+    for words in refusals:
+        with pytest.raises(SubmitError, match=words):
+            LsfExecutor().submit([one])
     for _ in range(2):
         with pytest.raises(SchedulerSilentError):
             LsfExecutor().submit([one])

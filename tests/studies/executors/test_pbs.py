@@ -4,7 +4,8 @@ Forms of the answers: jobs as PBS 13 to 22 print them (tests of AiiDA and qtoolk
 function among the variables from AiiDA's tests (PBS of a site, 2026), a moved job from nextflow issue 1840, "cannot
 connect" and its exit code 255 from the tests of baw-server (PBS 22.05 and 2025.2), "Unknown Job Id" from Balsam issue
 323 (PBS 2022.1), "Job has finished" and exit code 35 from Parsl issues 3906 and 4016 (PBS 2022.1 and 2024.1), notices
-before a job's id from nextflow issue 1582, exit values from OpenPBS's job.h and MetaCentrum's documentation.
+before a job's id from nextflow issue 1582, passing faults of qsub and their exit codes from ert issue 7103, exit values
+from OpenPBS's job.h and MetaCentrum's documentation.
 """
 
 import pytest
@@ -142,7 +143,7 @@ def test_a_server_without_history_is_asked_again_without_it(stand_in):
 @pytest.mark.parametrize(
     "silence",
     [
-        NO_SERVER, (1, "", "qstat: something else\n"),
+        NO_SERVER, (1, "", "qstat: something else\n"), (171, "", "qstat: Invalid credential 7.pbs\n"),
         (0, "", ""),  # as qstat of OpenPBS ends when its server went away under it
         (0, "Job Id: 7.pbs\n", ""), (0, answer(_8={"job_state": "R"}), ""),
         (153, "", "qstat: Unknown Job Id 77.pbs\n"),
@@ -172,6 +173,10 @@ def test_submission(stand_in, make_attempt):
         PbsExecutor().submit([one])
     with pytest.raises(SchedulerSilentError, match="cannot connect"):
         PbsExecutor().submit([one])
+    for code, words in ((171, "Invalid credential"), (183, "Premature end of message"), (162, "Connection refused")):
+        qsub.answers((code, "", f"qsub: {words}\n"))
+        with pytest.raises(SchedulerSilentError, match=words):
+            PbsExecutor().submit([one])
     qsub.answers((0, "Notice: Using default node access policy: shared\n158.pbs\n", ""), (0, "Job was routed\n", ""))
     assert PbsExecutor().submit([one]) == {"a-1": "158.pbs"}
     with pytest.raises(SchedulerSilentError, match="Job was routed"):

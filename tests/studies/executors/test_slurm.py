@@ -309,7 +309,9 @@ def test_a_submission_without_a_job_id_may_have_been_taken(slurm, tmp_path):
     "error",
     [
         "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)\n",
-        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n",  # manual
+        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n",  # Toil issue 5459
+        # snakemake-executor-plugin-slurm issue 313
+        "sbatch: error: Batch job submission failed: Unexpected message received\n",
     ],
 )
 def test_a_submission_without_an_answer_may_have_been_taken(slurm, tmp_path, error):
