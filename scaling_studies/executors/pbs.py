@@ -55,7 +55,7 @@ FORGOTTEN = re.compile(r"Unknown Job Id (\d+)|(\d+)\S* Job has finished", re.IGN
 OVER = re.compile(r"Unknown Job Id|Job has finished|Request invalid for state of job", re.IGNORECASE)
 NO_HISTORY = "not configured to maintain job history"
 UNREACHABLE = re.compile(
-    "cannot connect to server|Connection refused|No route to host|timed out|Invalid credential|Premature end of message",
+    r"cannot connect|connection refused|no route to host|timed out|invalid credential|premature end of message",
     re.IGNORECASE,
 )
 
