@@ -37,7 +37,8 @@ RAN = {
     "stime": "Tue Oct  4 21:23:23 2022", "comment": "Job run at Tue Oct 04 at 21:23 on (charon24:ncpus=2) and finished",
 }  # fmt: skip
 NO_SERVER = (255, "", "Connection refused\nqstat: cannot connect to server 6cfab3a0b8ac (errno=15010)\n")
-NO_HISTORY = (1, "", "qstat: PBS is not configured to maintain job history\n")
+# OpenPBS ends with 0 here (qstat.c; the words: az-hop, issue 14).
+NO_HISTORY = (0, "", "qstat: PBS is not configured to maintain job history 9.pbs\n")
 
 
 def answer(**jobs):
