@@ -178,7 +178,9 @@ def _held_against_declaration(found: _Findings, campaign: Campaign) -> None:
 
 
 def subsets_have_reasons(campaign: Campaign, document: Document | None = None) -> Verdict:
-    """Rule 2. Broken: declared points or attempts without a record. Flagged: fewer jobs than planned, or more."""
+    """Rule 2. Broken: declared points or attempts without a record. Flagged: fewer jobs than planned, or more,
+    points that were measured and then dropped.
+    """
     found = _Findings()
     points = _all_points(campaign)
     damaged = [name for name, _ in campaign.folder.refused]
@@ -190,6 +192,8 @@ def subsets_have_reasons(campaign: Campaign, document: Document | None = None) -
     _held_against_declaration(found, campaign)
     if damaged:
         found.add(FLAGGED, "files that could not be read", damaged)
+    if dropped := campaign.folder.undeclared_lines:
+        found.add(FLAGGED, "measured points that the declaration has dropped since", dropped)
     left_out = [record for point in points for record in point.excluded]
     if finished := [record.tag for record in left_out if record.step_s]:
         found.add(FLAGGED, "attempts that have times are left out, each listed with its reason", finished)

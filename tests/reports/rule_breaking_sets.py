@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,8 +42,15 @@ def clean_records() -> list[Record]:
     return [entry for ranks in RANKS for entry in (guess(ranks), *(job(ranks, number) for number in range(len(JOBS))))]
 
 
-def campaign_of(records: list[Record], **fields: Any) -> Campaign:
-    return Campaign(folder=RecordFolder(records=tuple(records), refused=fields.pop("refused", ())), **fields)
+def campaign_of(
+    records: list[Record],
+    *,
+    refused: tuple[tuple[str, str], ...] = (),
+    undeclared: Sequence[Record] = (),
+    **fields: Any,
+) -> Campaign:
+    folder = RecordFolder(records=tuple(records), refused=refused, undeclared=tuple(undeclared))
+    return Campaign(folder=folder, **fields)
 
 
 def clean() -> Campaign:
@@ -94,6 +101,14 @@ def vanished_jobs() -> Campaign:
 def unfinished() -> Campaign:
     """Rule 2: a campaign that was stopped before all jobs had run."""
     return campaign_of([entry for entry in clean_records() if entry.ranks < 4 or entry.attempt < 5])
+
+
+def dropped_point() -> Campaign:
+    """Rule 2: the largest point was measured, then taken out of the declaration."""
+    records = clean_records()
+    return campaign_of(
+        [entry for entry in records if entry.ranks < 4], undeclared=[entry for entry in records if entry.ranks == 4]
+    )
 
 
 def damaged_file() -> Campaign:
@@ -274,6 +289,7 @@ BREAKING: tuple[tuple[int, Callable[[], Campaign], str, str], ...] = (
     (2, vanished_point, "broken", "a declared point of which no record says what became of it: weak at 8"),
     (2, vanished_jobs, "broken", "no record says what became of an attempt: weak at 4 ranks, attempt 2 and 4"),
     (2, unfinished, "flagged", "the campaign is not finished: weak at 4 ranks, 4 of 6"),
+    (2, dropped_point, "flagged", "measured points that the declaration has dropped since: study weak at ranks = 4"),
     (2, damaged_file, "flagged", "files that could not be read: weak-ranks00002-weak0002-attempt03.json"),
     (
         2,
